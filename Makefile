@@ -1,0 +1,62 @@
+# make demo   a question-answering pipeline over the Python documentation, from nothing to answers
+# make test   the environment, the checks and the tests
+# make bench  the engine against plain Python;  make bench-retrieval  search quality and speed;  make bench-queues  the
+#             queues against their peers;  make bench-network  the network laboratory itself
+# Everything is installed below .venv (PYTHON=python3.12 make test picks another interpreter), but for the embedding
+# model (35 MB), which goes to SAGE's data folder: ~/.local/share/sage, or SAGE_DATA_DIR. make clean removes .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check bench bench-retrieval bench-queues bench-network lock clean
+
+demo: $(VENV)/.run $(VENV)/.model
+	$(BIN)/sage run examples/demo.py
+
+test: $(VENV)/.dev $(VENV)/.model check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/engine.py
+
+bench-retrieval: $(VENV)/.dev $(VENV)/.model
+	$(BIN)/python benchmarks/retrieval.py
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SAGE needs Python 3.11 or newer: PYTHON=python3.12 make ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The lock files name every package with its hashes; SAGE itself is installed in place.
+$(VENV)/.run: $(BIN)/python requirements/run.lock pyproject.toml
+	$(PIP) install --require-hashes -r requirements/run.lock
+	$(PIP) install --no-deps -e .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python requirements/dev.lock pyproject.toml
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	$(PIP) install --no-deps -e .
+	touch $@ $(VENV)/.run
+
+$(VENV)/.model: | $(VENV)/.run
+	$(BIN)/sage rag model install
+	touch $@
+
+bench-queues: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.queues
+
+bench-network: $(VENV)/.dev
+	$(BIN)/python benchmarks/network.py
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra dev -o requirements/dev.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) demo-output
