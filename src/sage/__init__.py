@@ -1,0 +1,52 @@
+"""SAGE runs LLM pipelines as dataflow, written in plain Python.
+
+The layout of the house; each layer imports only from those above it::
+
+    errors, record, codec, clock, metrics, settings
+    flow/         what a pipeline is; queues/ how data moves between hosts
+    connectors/   sources and sinks;  llm/  endpoints;  rag/  retrieval-augmented generation
+    runtime/      what makes a pipeline run
+    cli/          the command line
+    testing/      conformance checks for your own sources and sinks
+"""
+
+from sage.errors import (
+    EndpointBusy,
+    EndpointError,
+    MissingDependency,
+    PipelineError,
+    RecordError,
+    SageError,
+    SinkError,
+    SourceError,
+)
+from sage.flow import Operator, OperatorContext, Pipeline, Sink, Source, Stream, compile_pipeline
+from sage.runtime import Account, Job, JobSnapshot, RunOptions, RunResult, Status, run, start
+from sage.version import __version__
+
+__all__ = [
+    "Account",
+    "EndpointBusy",
+    "EndpointError",
+    "Job",
+    "JobSnapshot",
+    "MissingDependency",
+    "Operator",
+    "OperatorContext",
+    "Pipeline",
+    "PipelineError",
+    "RecordError",
+    "RunOptions",
+    "RunResult",
+    "SageError",
+    "Sink",
+    "SinkError",
+    "Source",
+    "SourceError",
+    "Status",
+    "Stream",
+    "__version__",
+    "compile_pipeline",
+    "run",
+    "start",
+]

@@ -1,0 +1,320 @@
+"""All settings of SAGE, typed, in one place; nothing else in the package reads the environment.
+
+Every setting has one name: ``llm_url`` is the key ``llm_url`` in the file and the variable ``SAGE_LLM_URL``. The file
+is ``sage.toml`` in the current directory, or the one that ``SAGE_CONFIG`` names. The environment wins over the file,
+and a variable that is set but empty counts as not set. Paths in the file are relative to the file.
+
+==================  ================  ==================================================================================
+setting             default           meaning
+==================  ================  ==================================================================================
+``llm_url``         none              an OpenAI-compatible endpoint, with or without ``/v1``. For one on this machine
+                                      port 8001 is recommended, and 8901 where 8001 is taken: ``http://127.0.0.1:8001``
+``llm_key``         none              the key for it; environment only, never written in ``sage.toml``
+``llm_key_file``    none              a file that holds the key, used where ``llm_key`` is not set
+``llm_model``       none              the model to ask for; without it, the first that the endpoint lists
+``llm_timeout_s``   300               the longest that one answer may take, in seconds
+``data_dir``        XDG data home     where SAGE keeps its own files: ``$XDG_DATA_HOME/sage``, ``~/.local/share/sage``,
+                                      or ``.sage`` in the current directory where there is no home
+``runtime_dir``     in memory         where processes of this user on this machine find one another, all of them in the
+                                      same folder: ``/dev/shm/sage-UID``, ``$XDG_RUNTIME_DIR/sage`` or ``/tmp/sage-UID``
+``debug``           false             tracebacks in full
+==================  ================  ==================================================================================
+
+Codes: E240 unknown key, E241 wrong type, E242 value not allowed, E243 the file cannot be read or is not TOML, E244 the
+key of the endpoint cannot be used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sage.errors import PipelineError
+
+MAX_FILE_BYTES = 1 << 20
+MAX_TIMEOUT_S = 86_400.0
+
+
+class Secret:
+    """A text that is never shown: `repr`, `str` and formatting give asterisks; `reveal` gives the text."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The secret itself: only for the place that sends it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('********')"
+
+    def __str__(self) -> str:
+        return "********"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was set, checked. `origins` has the variable or ``file:line`` of every value that is not a default."""
+
+    data_dir: Path
+    runtime_dir: Path
+    llm_url: str | None = None
+    llm_key: Secret | None = None
+    llm_key_file: Path | None = None
+    llm_model: str | None = None
+    llm_timeout_s: float = 300.0
+    debug: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(environ: Mapping[str, str] | None = None, path: str | Path | None = None) -> Settings:
+    """Read the settings from `environ` (default: the process's) and from the file `path` (default: see above).
+
+    Raises one `PipelineError` that holds every problem found. Reads at most two small files; creates nothing.
+    """
+    environ = os.environ if environ is None else environ
+    home = environ.get("HOME")
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[PipelineError] = []
+    for given in _given(environ, path, problems):
+        try:
+            values[given.key] = _READERS[given.key](given)
+            origins[given.key] = given.origin
+        except PipelineError as problem:
+            problems.append(problem)
+    key_file = values.get("llm_key_file")
+    if key_file is not None and "llm_key" not in values:
+        try:
+            values["llm_key"] = _key_from(key_file, origins["llm_key_file"])
+            origins["llm_key"] = str(key_file)
+        except PipelineError as problem:
+            problems.append(problem)
+    if problems:
+        raise _all_of(problems)
+    values.setdefault("data_dir", _default_data_dir(environ.get("XDG_DATA_HOME"), home))
+    values.setdefault("runtime_dir", _default_runtime_dir(environ.get("XDG_RUNTIME_DIR")))
+    return Settings(**values, origins=origins)
+
+
+def check_url(url: str, at: str) -> str:
+    """`url` without a trailing slash, if it is a plain http(s) base URL; raises `PipelineError` E242 that names `at`.
+
+    User names and passwords are refused (they would end in logs), as are queries and fragments.
+    """
+    fault = _url_fault(url)
+    if fault is None:
+        return url.rstrip("/")
+    shown = "***@" + url.rpartition("@")[2] if "@" in url else url
+    expected = "http://HOST[:PORT][/PATH] or https://..."
+    raise PipelineError("E242", fault, at=at, got=shown.partition("?")[0], expected=expected)
+
+
+def check_secret(text: str, at: str) -> Secret:
+    """`text` as a `Secret`, if it can be sent in an HTTP header; raises `PipelineError` E244 without showing it."""
+    text = text.strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise PipelineError("E244", "the key cannot be sent", at=at, expected="printable ASCII without spaces")
+    return Secret(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One value as it was found. `base` is what a relative path is relative to, `home` what ``~`` stands for."""
+
+    key: str
+    value: object
+    origin: str
+    base: Path
+    home: str | None
+    from_file: bool
+
+    def wrong_type(self, expected: str) -> PipelineError:
+        got = f"{self.value!r} ({type(self.value).__name__})"
+        return PipelineError("E241", f"wrong type for {self.key}", at=self.origin, got=got, expected=expected)
+
+    def not_allowed(self, expected: str) -> PipelineError:
+        return PipelineError("E242", f"{self.key} cannot be this", at=self.origin, got=self.value, expected=expected)
+
+
+def _given(environ: Mapping[str, str], path: str | Path | None, problems: list[PipelineError]) -> list[_Given]:
+    """Every value that was set, the winning one for each key; what is wrong with the file goes to `problems`."""
+    home = environ.get("HOME")
+    found: dict[str, _Given] = {}
+    chosen = path or environ.get("SAGE_CONFIG")
+    file = Path(chosen or "sage.toml")
+    if chosen or file.exists():
+        try:
+            table, lines = _read_toml(file)
+        except PipelineError as problem:
+            problems.append(problem)
+            table, lines = {}, []
+        for key, value in table.items():
+            at = f"{file}:{_line_of(key, lines)}"
+            if key in _READERS:
+                found[key] = _Given(key, value, at, file.parent, home, from_file=True)
+            else:
+                problems.append(_unknown(key, at))
+    for key in _READERS:
+        variable = f"SAGE_{key.upper()}"
+        if environ.get(variable):
+            found[key] = _Given(key, environ[variable], variable, Path(), home, from_file=False)
+    return list(found.values())
+
+
+def _read_toml(file: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise PipelineError("E243", "the settings file cannot be read", at=str(file), got=error.strerror) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise PipelineError("E243", "the settings file is too large", at=str(file), expected="at most 1 MB")
+    try:
+        text = raw.decode("utf-8-sig")
+        return tomllib.loads(text), text.splitlines()
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise PipelineError("E243", "the settings file is not valid TOML", at=str(file), got=str(error)) from error
+
+
+def _line_of(key: str, lines: list[str]) -> int:
+    """The line that sets the top-level `key` (or opens the table of that name)."""
+    for number, line in enumerate(lines, 1):
+        name = line.strip().lstrip("[").replace('"', "").replace("'", "")
+        if name.startswith(key) and name[len(key) :].lstrip()[:1] in ("=", ".", "]"):
+            return number
+    return 1
+
+
+def _unknown(key: str, at: str) -> PipelineError:
+    close = difflib.get_close_matches(key, _READERS, n=1)
+    try_ = close[0] if close else "one of " + ", ".join(_READERS)
+    return PipelineError("E240", "there is no such setting", at=at, got=key, try_=try_)
+
+
+def _url_fault(url: str) -> str | None:
+    if not url.isascii() or not url.isprintable() or any(c in ' \\"<>^`{|}' for c in url):
+        return "the URL holds characters that a URL cannot hold"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "the URL cannot be understood"
+    if parts.scheme not in ("http", "https"):
+        return "the URL has no scheme that SAGE speaks"
+    if "@" in parts.netloc:
+        return "the URL holds a user name or password"
+    if not parts.hostname or port == 0:
+        return "the URL has no host or no usable port"
+    if "?" in url or "#" in url:
+        return "the URL holds a query or a fragment"
+    return None
+
+
+def _read_text(given: _Given) -> str:
+    if not isinstance(given.value, str):
+        raise given.wrong_type("text")
+    if not given.value or not given.value.isprintable():
+        raise given.not_allowed("printable text, not empty")
+    return given.value
+
+
+def _read_url(given: _Given) -> str:
+    return check_url(_read_text(given), given.origin)
+
+
+def _read_key(given: _Given) -> Secret:
+    if given.from_file:
+        try_ = "the variable SAGE_LLM_KEY, or llm_key_file = PATH"
+        raise PipelineError("E244", "the key stands in the settings file", at=given.origin, try_=try_)
+    return check_secret(str(given.value), given.origin)
+
+
+def _read_path(given: _Given) -> Path:
+    text = _read_text(given)
+    if given.home and (text == "~" or text.startswith("~/")):
+        return Path(given.home, text[2:])
+    return given.base / text
+
+
+def _read_seconds(given: _Given) -> float:
+    value = given.value
+    try:
+        if isinstance(value, bool) or (given.from_file and not isinstance(value, int | float)):
+            raise given.wrong_type("a number")
+        seconds = float(value)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        raise given.wrong_type("a number") from None
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_TIMEOUT_S):
+        raise given.not_allowed(f"more than 0 and at most {MAX_TIMEOUT_S:.0f} seconds")
+    return seconds
+
+
+def _read_bool(given: _Given) -> bool:
+    if isinstance(given.value, bool):
+        return given.value
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if given.from_file or str(given.value).lower() not in words:
+        raise given.wrong_type("true or false")
+    return words[str(given.value).lower()]
+
+
+_READERS: dict[str, Callable[[_Given], object]] = {
+    "llm_url": _read_url,
+    "llm_key": _read_key,
+    "llm_key_file": _read_path,
+    "llm_model": _read_text,
+    "llm_timeout_s": _read_seconds,
+    "data_dir": _read_path,
+    "runtime_dir": _read_path,
+    "debug": _read_bool,
+}
+
+
+def _key_from(file: Path, origin: str) -> Secret:
+    at = f"{file} (llm_key_file from {origin})"
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(4097)
+    except OSError as error:
+        raise PipelineError("E244", "the key file cannot be read", at=at, got=error.strerror) from error
+    if len(raw) > 4096:
+        raise PipelineError("E244", "the key file is too large for a key", at=at, expected="at most 4096 bytes")
+    return check_secret(raw.decode("ascii", "replace"), at)
+
+
+def _default_data_dir(xdg_data_home: str | None, home: str | None) -> Path:
+    if xdg_data_home and Path(xdg_data_home).is_absolute():  # the XDG specification: a relative one is ignored
+        return Path(xdg_data_home, "sage")
+    return Path(home, ".local", "share", "sage") if home else Path(".sage")
+
+
+def _default_runtime_dir(xdg_runtime_dir: str | None) -> Path:
+    """Not XDG's folder where there is another: a service and a shell of one user would look in different ones."""
+    if os.access("/dev/shm", os.W_OK):
+        return Path(f"/dev/shm/sage-{os.geteuid()}")
+    if xdg_runtime_dir and Path(xdg_runtime_dir).is_absolute():
+        return Path(xdg_runtime_dir, "sage")
+    return Path(f"/tmp/sage-{os.geteuid()}")
+
+
+def _all_of(problems: list[PipelineError]) -> PipelineError:
+    if len(problems) == 1:
+        return problems[0]
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return PipelineError("E200", f"{len(problems)} problems in the settings:{lines}", problems=problems)

@@ -1,0 +1,112 @@
+"""What every test gets: a folder of its own to run in, a check that it left nothing behind, and engines."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sage
+from engines import DEADLINE_S, Engine, LocalEngine, ProcessEngine
+from sage import codec
+
+Wait = Callable[[Callable[[], object]], None]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_process(reason): about something that only exists inside one process")
+    config.addinivalue_line("markers", "root: needs root; skipped on a laptop, an error where CI=true")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") is None or os.geteuid() == 0:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail("this test needs root, and in CI it must run")
+    pytest.skip("needs root (to mount a file system, or to become another user)")
+
+
+@pytest.fixture
+def wait_until() -> Wait:
+    """Wait for a condition; fail when it has not come true after a while."""
+    return _wait_until
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, f"waited {DEADLINE_S} s in vain"
+        time.sleep(0.0005)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder; fail a test that leaves threads, child processes, descriptors or temporary files."""
+    monkeypatch.chdir(tmp_path)
+    before = _held()
+    yield
+    until = time.monotonic() + 3.0
+    while left := _held() - before:
+        if time.monotonic() > until:
+            pytest.fail(f"left behind: {sorted(left)}")
+        gc.collect()
+        time.sleep(0.002)
+    unfinished = [str(path) for path in tmp_path.rglob(".*.sage-tmp") if path.is_file() and not path.is_symlink()]
+    assert not unfinished, "temporary files left behind"
+
+
+def _held() -> set[str]:
+    """What this process holds that a run might have forgotten."""
+    return _threads() | _children() | _descriptors()
+
+
+def _threads() -> set[str]:
+    return {f"thread {t.name} {t.ident}" for t in threading.enumerate() if t.name.startswith("sage-")}
+
+
+def _children() -> set[str]:
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found |= {f"child process {pid}" for pid in (task / "children").read_text().split()}
+        except OSError:  # the thread ended just now
+            continue
+    return found
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(link)
+        except OSError:  # the one that lists the folder
+            continue
+        if not target.startswith(("/proc/", "/dev/", "/usr/")) and "site-packages" not in target:
+            found.add(f"descriptor {link.name} of {target}")
+    return found
+
+
+@pytest.fixture(params=[LocalEngine, ProcessEngine], ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    made: Engine = request.param()
+    mark = request.node.get_closest_marker("one_process")
+    if mark is not None and made.processes > 1:
+        pytest.skip(mark.args[0])
+    return made
+
+
+@pytest.fixture
+def letters() -> Callable[[sage.RunResult], list[dict[str, Any]]]:
+    """Reads the dead letters of a run."""
+
+    def read(result: sage.RunResult) -> list[dict[str, Any]]:
+        if result.dead_letters is None:
+            return []
+        return [codec.decode(line) for line in result.dead_letters.read_bytes().splitlines()]
+
+    return read

@@ -1,0 +1,45 @@
+"""The engines that pipelines are tested on. Each test of an engine runs on all of them."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import sage
+from sage.connectors import Items
+
+DEADLINE_S = 15.0
+
+
+class LocalEngine:
+    """Runs pipelines in this process."""
+
+    name = "local"
+    processes = 1
+
+    def start(self, pipeline: sage.Pipeline, **options: Any) -> sage.Job:
+        return sage.start(pipeline, sage.RunOptions(processes=self.processes, **options))
+
+    def run(self, pipeline: sage.Pipeline, **options: Any) -> sage.RunResult:
+        """The result, also of a run that failed; whatever happened, its account balances."""
+        result = self.start(pipeline, **options).wait(DEADLINE_S)
+        assert result.account.missing == 0, result.account
+        if result.status in (sage.Status.SUCCEEDED, sage.Status.SUCCEEDED_WITH_DEAD_LETTERS):
+            assert result.account.unfinished == 0, result.account
+        return result
+
+    def over(self, items: Any, build: Callable[[sage.Stream], sage.Stream | None], **options: Any) -> sage.RunResult:
+        """Run what `build` makes of a stream of `items`; the stream that it returns, if any, is collected."""
+        pipeline = sage.Pipeline("test")
+        stream = build(pipeline.read(Items(items)))
+        if stream is not None:
+            stream.collect()
+        return self.run(pipeline, **options)
+
+
+class ProcessEngine(LocalEngine):
+    """Runs what keeps a processor busy in two more processes."""
+
+    name = "processes"
+    processes = 2
+
+
+Engine: TypeAlias = LocalEngine
