@@ -1,0 +1,158 @@
+"""Every connector keeps the contracts of sources and sinks."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage.connectors import Csv, Directory, Items, JsonLines, Parquet, SQLite, Text
+from sage.flow.source import Source
+from sage.testing import check_sink, check_source
+
+BROKEN_LINES = (
+    b'{"n":1}\n\n{"n":2}\r\n{"n":\nnull\n"\\ud800"\n\xff\nNaN\n  \n[1,2]\n"three"\n' + b'{"n":4}\n' * 30 + b"5"
+)
+
+
+def read_all(source: Source) -> list[Any]:
+    records: list[Any] = []
+    for partition in source.partitions():
+        reader = source.open(partition)
+        while (chunk := reader.read(5)) is not None:
+            records += chunk.records
+            assert not chunk.faults
+        reader.close()
+    return records
+
+
+def read_if_there(path: Path, source: Source) -> list[Any]:
+    assert not list(path.parent.glob("*.sage-tmp"))
+    return read_all(source) if path.exists() else []
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
+def test_json_lines_source(tmp_path: Path, name: str) -> None:
+    for content in (BROKEN_LINES, b"\xef\xbb\xbf" + BROKEN_LINES, b"", b"\n", b"1", b"x", b"\xef\xbb\xbf"):
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        check_source(JsonLines(tmp_path / name))
+        check_source(JsonLines(tmp_path / name, max_record_bytes=6))
+
+
+@pytest.mark.parametrize("content", [b"", b"one", b"\xef\xbb\xbfone\ntwo\n", b"one\r\n\n\xff\nf\xc3\xbcnf\r\n\n" * 20])
+def test_text_source(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.txt").write_bytes(content)
+    check_source(Text(tmp_path / "in.txt"))
+    check_source(Text(tmp_path / "in.txt", max_record_bytes=2))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a,b",
+        b"\xef\xbb\xbfa,b\n1,2\n",
+        b'a,b\r\n1,"two\nlines"\r\n\r\n3\n"x"y,4\n\xff,5\n6,"7, ""8"""\n' * 5 + b'9,"never closed\n10,11\n12,13\n',
+    ],
+)
+def test_csv_source(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.csv").write_bytes(content)
+    check_source(Csv(tmp_path / "in.csv"))
+    check_source(Csv(tmp_path / "in.csv", header=False, columns=["a", "b"], max_record_bytes=12))
+
+
+def test_glob_source(tmp_path: Path) -> None:
+    for folder in ("a", "b/ö c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "part-1.jsonl").write_bytes(BROKEN_LINES)
+    source = JsonLines(tmp_path / "**/*.jsonl")
+    assert [name.rpartition("@")[0] for name in source.partitions()] == ["a/part-1.jsonl", "b/%C3%B6 c/part-1.jsonl"]
+    check_source(source)
+
+
+def test_directory_source(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.txt", "sub/a.txt", "sub/c.txt", "other.md"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "broken.txt").write_bytes(b"\xff")
+    (tmp_path / "large.txt").write_bytes(b"large" * 100)
+    check_source(Directory(tmp_path, max_record_bytes=100))
+
+
+def test_parquet_source(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"n": n, "nested": {"tags": ["a", None]}, "score": float("nan")} for n in range(50)]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=12)
+    check_source(Parquet(tmp_path / "in.parquet"))
+    parquet.write_table(arrow.Table.from_pylist([], arrow.schema([("n", arrow.int64())])), tmp_path / "none.parquet")
+    check_source(Parquet(tmp_path / "none.parquet"))
+
+
+def test_items_source() -> None:
+    check_source(Items(list(range(40))))
+    check_source(Items(range(40)))
+    check_source(Items(lambda: (n * n for n in range(40))))
+    check_source(Items([]))
+    check_source(Items(iter(range(40))))
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_json_lines_sink(tmp_path: Path, name: str) -> None:
+    target = JsonLines(tmp_path / name)
+    check_sink(
+        target, lambda: read_if_there(tmp_path / name, target), refused=[{"x": float("nan")}, {"y": {1}}, "\ud800"]
+    )
+
+
+def test_text_sink(tmp_path: Path) -> None:
+    target = Text(tmp_path / "out.txt")
+    check_sink(
+        target,
+        lambda: read_if_there(tmp_path / "out.txt", target),
+        records=["one", "", "drei ä", "four"],
+        refused=["a\nb", {"no": "text"}, "\ud800"],
+    )
+
+
+def test_csv_sink(tmp_path: Path) -> None:
+    target = Csv(tmp_path / "out.csv")
+    check_sink(
+        target,
+        lambda: read_if_there(tmp_path / "out.csv", target),
+        records=[
+            {"n": str(n), "text": text} for n, text in enumerate(["", "a,b", 'c"d', "e\nf", "g\rh", "i\r\nj", " "])
+        ],
+        refused=[{"n": "1", "text": "\ud800"}, {"n": 1, "other": 2}, "no row", {1: 2}],
+    )
+
+
+def test_parquet_sink(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    target = Parquet(tmp_path / "out.parquet")
+    check_sink(
+        target,
+        lambda: read_if_there(tmp_path / "out.parquet", target),
+        refused=[{"n": "text", "text": 1}, "no row", {}, {1: 2}],
+    )
+
+
+def test_sqlite_sink(tmp_path: Path) -> None:
+    path = tmp_path / "out.db"
+
+    def rows() -> list[Any]:
+        if not path.exists():
+            return []
+        connection = sqlite3.connect(path)
+        try:
+            if not connection.execute("SELECT * FROM sqlite_master").fetchall():
+                return []
+            return [{"n": n, "text": text} for n, text in connection.execute("SELECT n, text FROM answers ORDER BY n")]
+        finally:
+            connection.close()
+
+    refused = [{"n": float("nan")}, {"n": 1 << 63}, {"n": "\ud800"}, {"n": 1, "other": 2}, "no row"]
+    check_sink(SQLite(path, "answers"), rows, refused=refused)
