@@ -1,0 +1,207 @@
+"""Large payloads: areas of a queue's file that are used again and again, since memory that is warm copies quickest.
+
+An area belongs to the producer that fills it, then to the queue, then to the consumer that looks at it, until the last
+view is gone. Its state is one word, which only its owner of the moment changes; what a process that died was about to
+do is made up for by `recover`, since the ring tells which areas it holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from sage.queues.peers import Peers
+
+_TABLE_AT, _TABLE_BYTES = 4096, 8192
+_ENTRIES = _TABLE_BYTES // 24
+_FREE, _QUEUED = 0, 1
+_HELD = 16  # plus the slot
+_ALIGNED = 64
+_SMALLEST = 64 * 1024
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+
+_system = ctypes.CDLL(None, use_errno=True)
+
+
+class _Entry(NamedTuple):
+    """A row of the table; `at` is 0 where it was never used, `capacity` where it has no memory."""
+
+    row: int
+    at: int
+    capacity: int
+    state: int
+
+
+class Area:
+    """One area, reserved by a producer."""
+
+    def __init__(self, segments: Segments, entry: int) -> None:
+        self._segments, self._entry = segments, entry
+
+    def fill(self, parts: Sequence[Any]) -> bytes:
+        """Copy `parts` there; what a consumer needs to find them."""
+        area = self._segments.memory_of(self._entry)
+        at = 0
+        lengths = [len(part) for part in parts]
+        for part, length in zip(parts, lengths, strict=True):
+            area[at : at + length] = part
+            at += _aligned(length)
+        self._segments.bytes_in += at
+        return struct.pack(f"<{len(lengths) + 1}Q", self._entry, *lengths)
+
+    def hand_over(self) -> None:
+        """It belongs to the queue now. Under the put lock, just before its frame is there."""
+        self._segments.mark(self._entry, _QUEUED)
+
+    def free(self) -> None:
+        """It may be used again."""
+        self._segments.free(self._entry)
+
+
+class Segments:
+    """The areas, as one process sees them. `freed` is called when one that this process looked at is free again."""
+
+    def __init__(self, memory: mmap.mmap, fd: int, peers: Peers, max_bytes: int, freed: Callable[[], None]) -> None:
+        self._words = memoryview(memory)[_TABLE_AT : _TABLE_AT + _TABLE_BYTES].cast("Q")
+        self._begin = len(memory)
+        self._fd = fd
+        self._peers = peers
+        self._freed = freed
+        self._maps: dict[tuple[int, int], mmap.mmap] = {}
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+        self.bytes_in = self.bytes_out = 0
+
+    def reserve(self, size: int) -> Area | None:
+        """An area for `size` bytes, or None if there is none to be had now. Under the put lock."""
+        own = _HELD + self._peers.slot
+        entries = self._table()
+        used = sum(entry.capacity for entry in entries if entry.state in (_QUEUED, own))  # others look at theirs
+        if used and used + size > self.max_bytes:
+            return None
+        fitting = [entry for entry in entries if entry.state == _FREE and entry.capacity >= size]
+        if fitting:
+            index = min(fitting, key=lambda entry: entry.capacity).row
+        elif (index := self._new(entries, size)) < 0:
+            return None
+        self.mark(index, own)
+        return Area(self, index)
+
+    def _table(self) -> list[_Entry]:
+        """The rows that were ever used."""
+        entries = []
+        for index in range(_ENTRIES):
+            at, capacity, state = self._words[3 * index : 3 * index + 3].tolist()
+            if not at:
+                break
+            entries.append(_Entry(index, at, capacity, state))
+        return entries
+
+    def _new(self, entries: list[_Entry], size: int) -> int:
+        """A row with memory for `size` bytes; below 0 if all are in use."""
+        capacity = 1 << (max(size, _SMALLEST) - 1).bit_length()
+        if len(entries) == _ENTRIES or sum(entry.capacity for entry in entries) + capacity > self.max_bytes:
+            entries = [self._without_memory(entry) if entry.state == _FREE else entry for entry in entries]
+        index = next((entry.row for entry in entries if not entry.capacity), len(entries))
+        if index == _ENTRIES:
+            return -1
+        at = self._place(entries, capacity)
+        os.posix_fallocate(self._fd, at, capacity)  # fails here, not at the first byte, where memory is short
+        self._words[3 * index] = at
+        self._words[3 * index + 1] = capacity
+        return index
+
+    def _without_memory(self, entry: _Entry) -> _Entry:
+        """A free area is too small to be of use: the system gets its memory back."""
+        if entry.capacity:
+            self._words[3 * entry.row + 1] = 0
+            arguments = (ctypes.c_long(entry.at), ctypes.c_long(entry.capacity))
+            _system.fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, *arguments)
+        return entry._replace(capacity=0)
+
+    def _place(self, entries: list[_Entry], capacity: int) -> int:
+        """Where in the file there are so many bytes that no area has."""
+        at = self._begin
+        for entry in sorted(entries, key=lambda entry: entry.at):
+            if entry.capacity and entry.at - at >= capacity:
+                break
+            if entry.capacity:
+                at = entry.at + entry.capacity
+        return at
+
+    def mark(self, entry: int, state: int) -> None:
+        """Change the state of an area."""
+        self._words[3 * entry + 2] = state
+
+    def free(self, entry: int) -> None:
+        """It may be used again."""
+        self.mark(entry, _FREE)
+        self._freed()
+
+    def claim(self, entry: int) -> None:
+        """The area becomes this process's own. Under the get lock, just before its frame is gone from the ring."""
+        self.mark(entry, _HELD + self._peers.slot)
+
+    def recover(self, slot: int, queued: Collection[int]) -> None:
+        """Free what a peer that died had, and what is in no frame of the ring. Under both locks."""
+        for entry in self._table():
+            if entry.state == _HELD + slot and entry.row in queued:
+                self.mark(entry.row, _QUEUED)
+            elif entry.state in (_HELD + slot, _QUEUED) and entry.row not in queued:
+                self.mark(entry.row, _FREE)
+
+    def views(self, found: bytes) -> list[memoryview]:
+        """What `fill` was given, as views of the area, which is free again when the last one is gone."""
+        entry, lengths, total = _parsed(found)
+        area = (ctypes.c_char * total).from_buffer(self.memory_of(entry))
+        self.held_bytes += total
+        self.bytes_out += total
+        weakref.finalize(area, self._let_go, entry, total, os.getpid()).atexit = False
+        view = memoryview(area).cast("B")
+        if self.held_bytes > self.max_bytes // 2:
+            view = memoryview(bytearray(view))  # this process keeps many: leave the room to the queue
+        return _split(view, lengths)
+
+    def copies(self, found: bytes) -> list[memoryview]:
+        """What `fill` was given; the area stays as it is."""
+        entry, lengths, total = _parsed(found)
+        self.bytes_out += total
+        return _split(memoryview(bytearray(memoryview(self.memory_of(entry))[:total])), lengths)
+
+    def _let_go(self, entry: int, total: int, process: int) -> None:
+        if process != os.getpid():
+            return  # a forked child's copy of a view
+        self.held_bytes -= total
+        self.free(entry)
+
+    def memory_of(self, entry: int) -> mmap.mmap:
+        """The area's bytes, mapped once and for all: with a map a descriptor is closed, and with that go all locks."""
+        place = self._words[3 * entry], self._words[3 * entry + 1]
+        found = self._maps.get(place)
+        if found is None:
+            found = self._maps[place] = mmap.mmap(self._fd, place[1], offset=place[0])
+        return found
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNED) * _ALIGNED
+
+
+def _parsed(found: bytes) -> tuple[int, list[int], int]:
+    """The entry, the lengths of the parts, and how many bytes they are together."""
+    entry, *lengths = struct.unpack(f"<{len(found) // 8}Q", found)
+    return entry, lengths, sum(map(_aligned, lengths))
+
+
+def _split(view: memoryview, lengths: list[int]) -> list[memoryview]:
+    parts = []
+    at = 0
+    for length in lengths:
+        parts.append(view[at : at + length])
+        at += _aligned(length)
+    return parts

@@ -1,0 +1,73 @@
+"""A Ray of the tests' own: on this machine, on loopback, for those who have its token."""
+
+import gc
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from conftest import _threads, _wait_until
+from sage.queues import handles
+
+MARKS = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and files
+]
+
+os.environ |= {  # before Ray is imported
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise it listens on every address
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+}
+
+if find_spec("ray") is None and os.environ.get("CI") != "true":
+    pytest.skip("Ray is not installed", allow_module_level=True)
+ray = import_module("ray")
+
+_NODE = {"num_cpus": 2, "object_store_memory": 200_000_000}
+_DRIVER = {"namespace": "tests", "log_to_driver": False, "configure_logging": False}
+
+
+def run_ray() -> Iterator[None]:
+    """Start Ray, and end it: what a fixture needs."""
+    ray.init(include_dashboard=False, **_NODE, **_DRIVER)
+    yield
+    ray.shutdown()
+
+
+def run_two_nodes() -> Iterator[str]:
+    """The same with two nodes, both on this machine; the id of the one where this process is not."""
+    cluster = import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"include_dashboard": False, **_NODE}
+    )
+    cluster.add_node(**_NODE)
+    ray.init(cluster.address, **_DRIVER)
+    here = ray.get_runtime_context().get_node_id()
+    (there,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != here]
+    yield there
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def actors() -> list[str]:
+    """The names of those that host queues."""
+    return [name for name in ray.util.list_named_actors() if name.startswith("sage-queues-")]
+
+
+def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Start `function` as a task."""
+    return ray.remote(function).options(num_cpus=0, max_retries=0, **options).remote(*args)
+
+
+def wait_until_left() -> None:
+    """In place of the usual check that a test leaves nothing behind: Ray's own children and sockets come and go."""
+    gc.collect()
+    _wait_until(lambda: not actors() and not handles.addresses() and not _threads())
