@@ -1,0 +1,331 @@
+"""Async steps: many calls in flight on the host's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from sage.errors import StepTimeout
+from sage.flow.graph import StepPlan
+from sage.flow.step import Kind
+from sage.record import Batch, merge
+from sage.runtime.calls import checked_list, drop, returned_none
+from sage.runtime.context import RuntimeContext
+from sage.runtime.control import Control
+from sage.runtime.eventloop import CANCEL_GRACE_S, EventLoopThread, Signal
+from sage.runtime.failures import LOST, GaveUp, Interrupted, Tries
+from sage.runtime.flattening import expanded, is_many, not_many, one_or_many
+from sage.runtime.inbox import LINGER_S, Inbox
+from sage.runtime.order import OrderGate, Turn
+from sage.runtime.routing import EventLoopConnection
+from sage.runtime.stage import SharedOperator, Stage
+from sage.runtime.worker import Ended, Opened, Tell
+
+
+class AsyncStage(Stage):
+    """Keeps up to `concurrency` calls of one async operator in flight."""
+
+    def __init__(
+        self, plan: StepPlan, context: RuntimeContext, shared: SharedOperator, inbox: Inbox, *, ordered: bool
+    ) -> None:
+        super().__init__(plan, context)
+        self._shared = shared
+        self._inbox = inbox
+        self._take = plan.batch_size or 1
+        self._free = plan.concurrency
+        self._calls: set[asyncio.Task[None]] = set()
+        self._done: list[Batch] = []
+        self._asked = False
+        self._lingered = False
+        self._failure: BaseException | None = None
+        self._order = OrderGate() if ordered else None
+        self._signal: Signal
+        self._stopping: asyncio.Event
+        self.leads()
+
+    async def open_async(self) -> None:
+        self._signal = Signal()
+        self._stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self.context.control.on_stop(lambda: _call_soon(loop, self._stopping.set))
+        self.context.control.on_abort(self._signal.set)
+        opening = self._shared.open()
+        if inspect.isawaitable(opening):
+            await opening
+
+    async def close_async(self) -> None:
+        closing = self._shared.close()
+        if inspect.isawaitable(closing):
+            await closing
+
+    def wake(self) -> None:
+        """A connection is clear again (from any thread)."""
+        self._signal.set()
+
+    async def run(self) -> None:
+        """Take from the inbox and call, until the input has ended and every call is done."""
+        try:
+            while not self._drained():
+                self._check()
+                while self._free > 0 and self._start_calls():
+                    pass
+                if self._wants_more():
+                    self._asked = True
+                    self._inbox.when_filled(self._filled)
+                if not self._drained():  # the end may have come since, and it gives no signal to whom did not ask
+                    await self._signal.wait()
+            self._check()
+            self._hand_on()
+            self.finish()
+            while self._blocked():
+                await self._signal.wait()
+                self._check()
+        finally:
+            await self._cancel_calls()
+
+    def _drained(self) -> bool:
+        return self._inbox.ended and self._free == self.plan.concurrency
+
+    def _wants_more(self) -> bool:
+        """Whether to ask the inbox for a signal; one that has something or has ended would signal over and over."""
+        waiting = self._asked or self._lingered or self._inbox.ended
+        return self._free > 0 and not waiting and not self._blocked()
+
+    def _filled(self) -> None:
+        """The inbox has something, or nothing more will come (from any thread)."""
+        self._asked = False
+        self._signal.set()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self.context.control.check()
+
+    def _start_calls(self) -> bool:
+        """Start what there is room for; False if there is nothing to do before the next signal."""
+        part = self._next()
+        if part is None:
+            return False
+        self._free -= 1
+        call = asyncio.get_running_loop().create_task(self._serve(part, self._enter(part)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return True
+
+    def _next(self) -> Batch | None:
+        """The records of the next call, if it may start now; else the signal tells when to ask again."""
+        if self._blocked() or (self._take > 1 and self._lingers()):
+            return None
+        return self._inbox.take_now(self._take)
+
+    def _enter(self, part: Batch) -> Turn | None:
+        """Take a place in the order; at once when `part` is taken from the inbox, or a later part would come before."""
+        return self._order.enter(part.keys or ()) if self._order is not None else None
+
+    async def _serve(self, part: Batch, turn: Turn | None) -> None:
+        """One slot: call after call, as long as there is something to do. A call that ends makes room for the next at
+        once, not after the others that ended in the same turn of the loop."""
+        following: Batch | None = part
+        while following is not None and self._failure is None:
+            self.stats.received += len(following)
+            await self._one(following, turn)
+            following = None if self.context.control.aborted.is_set() else self._next()
+            turn = self._enter(following) if following is not None else None
+        self._free += 1
+        self._signal.set_here()
+
+    def _lingers(self) -> bool:
+        """Whether to wait a moment for a fuller batch."""
+        if self._inbox.ended or not 0 < self._inbox.records < self._take or self._lingered:
+            self._lingered = False
+            return False
+        self._lingered = True
+        asyncio.get_running_loop().call_later(LINGER_S, self._signal.set_here)
+        return True
+
+    def _blocked(self) -> bool:
+        blocked = False
+        for targets in self.branches.values():
+            for target in targets:
+                assert isinstance(target, EventLoopConnection)
+                if target.blocked:
+                    target.retry()
+                blocked = blocked or target.blocked
+        return blocked
+
+    async def _one(self, batch: Batch, turn: Turn | None) -> None:
+        started = perf_counter()
+        done: list[Batch] = []
+        try:
+            self.failures.policy.called()
+            done = await self._process(batch, 1)
+        except Interrupted:
+            pass
+        except BaseException as error:  # noqa: BLE001 -- the task's outermost edge: it becomes an outcome
+            if not isinstance(error, asyncio.CancelledError):
+                self._failure = self._failure or error
+        took = perf_counter() - started
+        self.stats.busy_s += took
+        self.stats.calls.record(took / len(batch), len(batch))
+        self.context.ledger.publish()
+        if turn is None or self._order is None:
+            self._collect(done)
+        else:
+            self._order.leave(turn, lambda: self._collect(done))
+
+    def _collect(self, done: list[Batch]) -> None:
+        if done and not self._done:
+            asyncio.get_running_loop().call_soon(self._hand_on)
+        self._done += done
+
+    def _hand_on(self) -> None:
+        """Emit all that was done in this turn of the loop as one batch."""
+        done, self._done = [batch for batch in self._done if batch.records], []
+        if done:
+            self.emit(merge(done))
+
+    async def _process(self, batch: Batch, attempts: int) -> list[Batch]:
+        """What to emit for `batch`: one record, or a list of records that is halved if it fails."""
+        try:
+            result = await self._attempt(batch, Tries(attempts))
+        except GaveUp as end:
+            if len(batch) > 1:
+                half, spent = len(batch) // 2, self.plan.retries + 1
+                first = await self._process(batch.slice(0, half), spent)
+                return first + await self._process(batch.slice(half, len(batch)), spent)
+            result = self.failures.give_up(batch, 0, end.cause, end.attempts)
+            if result is LOST:
+                return []
+            result = [result] if self.plan.batch_size else result
+            result = one_or_many(result) if self.plan.kind is Kind.FLAT_MAP else result
+        if self.plan.kind is Kind.FILTER:
+            return self._filtered(batch, result)
+        if self.plan.kind is Kind.FLAT_MAP:
+            return self._flattened(batch, result)
+        return self._mapped(batch, result if self.plan.batch_size else [result])
+
+    async def _attempt(self, batch: Batch, tries: Tries) -> Any:
+        """The result of the first attempt that does not raise. Raises `GaveUp`, `Interrupted` or a fatal error."""
+        while True:
+            try:
+                return await self._call(batch)
+            except Exception as error:  # noqa: BLE001 -- any exception of an operator is an outcome
+                again = self.failures.next_try(error, tries)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                again = self.failures.next_try(RuntimeError(f"the operator cancelled its own call: {error!r}"), tries)
+            self.stats.parked += again.parked
+            try:
+                await asyncio.wait_for(self._stopping.wait(), again.wait_s)
+            except TimeoutError:
+                continue
+            finally:
+                self.stats.parked -= again.parked
+            raise Interrupted
+
+    async def _call(self, batch: Batch) -> Any:
+        argument = batch.records if self.plan.batch_size else batch.records[0]
+        try:
+            async with asyncio.timeout(self.plan.timeout_s) as limit:
+                answer = self._shared.operator(argument)
+                result = [child async for child in answer] if inspect.isasyncgen(answer) else await answer
+        except TimeoutError as error:
+            if limit.expired():
+                raise StepTimeout(
+                    "E410",
+                    f"no result within {self.plan.timeout_s:g} s",
+                    at=f"step {self.plan.name!r}",
+                    try_="a larger timeout_s",
+                ) from error
+            raise
+        if self.plan.batch_size:
+            return checked_list(result, len(batch), self.plan.name)
+        if self.plan.kind is Kind.FILTER:
+            return bool(result)
+        return list(result) if self.plan.kind is Kind.FLAT_MAP and is_many(result) else result
+
+    def _mapped(self, batch: Batch, results: list[Any]) -> list[Batch]:
+        mask = [True] * len(results)
+        for index, result in enumerate(results):
+            if result is None:
+                results[index] = self.failures.give_up(batch, index, returned_none(self.plan.name))
+                mask[index] = results[index] is not LOST
+        return [batch.with_records(results) if all(mask) else batch.with_records(results).select(mask)]
+
+    def _filtered(self, batch: Batch, keep: object) -> list[Batch]:
+        if not keep:
+            drop(self, batch, [False], 1)
+        return [batch] if keep else []
+
+    def _flattened(self, batch: Batch, result: Any) -> list[Batch]:
+        if not is_many(result):
+            result = one_or_many(self.failures.give_up(batch, 0, not_many(self.plan.name, result)))
+            if result is LOST:
+                return []
+        return [expanded(self, batch, [list(result)])]
+
+    async def _cancel_calls(self) -> None:
+        if self._calls:
+            for call in self._calls:
+                call.cancel()
+            await asyncio.wait(self._calls, timeout=CANCEL_GRACE_S)
+
+
+class AsyncWorker:
+    """Runs one `AsyncStage` on the event loop, with the same life as a `ThreadWorker`."""
+
+    def __init__(self, name: str, stage: AsyncStage, loop: EventLoopThread, control: Control) -> None:
+        self.name = name
+        self.task = stage.plan.name
+        self.first = True
+        self._stage = stage
+        self._loop = loop
+        self._go = threading.Event()
+        self._ended = threading.Event()
+        self._control = control
+        self._started = False
+        self._wake: Signal | None = None
+
+    def start(self, tell: Tell) -> None:
+        self._started = True
+        self._loop.run(self._run(tell))
+
+    def go(self) -> None:
+        self._go.set()
+        if self._wake is not None:
+            self._wake.set()
+
+    def join(self, timeout_s: float) -> bool:
+        return not self._started or self._ended.wait(timeout_s)
+
+    async def _run(self, tell: Tell) -> None:
+        error: BaseException | None = None
+        try:
+            self._wake = Signal()
+            self._control.on_abort(self._wake.set)
+            await self._stage.open_async()
+            tell(Opened(self.name))
+            while not self._go.is_set():
+                self._control.check()
+                await self._wake.wait()
+            self._control.check()
+            await self._stage.run()
+        except BaseException as raised:  # noqa: BLE001 -- the task's outermost edge: it becomes an outcome
+            error = raised
+        try:
+            await self._stage.close_async()
+        except BaseException as raised:  # noqa: BLE001 -- as above
+            error = error or raised
+        tell(Ended(self.name, error))
+        self._ended.set()
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback)

@@ -1,0 +1,143 @@
+"""Dead letters: records that failed for good, kept with their reason, as JSON Lines that can be mended and replayed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from sage import codec
+from sage.clock import SYSTEM_CLOCK, Clock
+from sage.errors import SageError, StorageError, shorten
+
+MAX_TRACEBACK_CHARS = 8_000
+
+
+class LetterBox(ABC):
+    """Where records go that failed for good: into the file, or on their way to the process that writes it."""
+
+    def __init__(self, pipeline: str, run_id: str, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._run_id = run_id
+        self._clock = clock
+
+    def add(self, rid: str, step: str, error: Exception, attempts: int, record: Any) -> None:
+        """Keep one record that failed at `step`; `record` is what the step was given."""
+        letter = {
+            "rid": rid,
+            "step": step,
+            "reason": reason_of(error),
+            "code": error.code if isinstance(error, SageError) else "E411",
+            "attempts": attempts,
+            "traceback": traceback_of(error),
+            "pipeline": self._pipeline,
+            "run": self._run_id,
+            "at": datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds"),
+        }
+        self.keep(Sealed(_encode(letter, record), f"{step}: {letter['reason']}"))
+
+    @abstractmethod
+    def keep(self, letter: Sealed) -> None:
+        """Keep a letter."""
+
+    @abstractmethod
+    def check_limit(self) -> None:
+        """Raise `StorageError` if there are more than the run may have."""
+
+
+class Sealed(NamedTuple):
+    """A dead letter as it stands in the file."""
+
+    line: bytes
+    reason: str
+
+
+class DeadLetters(LetterBox):
+    """The dead-letter file of one run; made when the first record fails. An older file is kept as ``<name>.old``.
+
+    Safe to use from several threads. Raises `StorageError` when the file cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, pipeline: str, run_id: str, most: int | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        super().__init__(pipeline, run_id, clock)
+        self.path = path
+        self.count = 0
+        self.last_reason = ""
+        self._most = most
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def set_aside(self) -> None:
+        """Keep the file of an earlier run as ``<name>.old``, so that what is there afterwards is of this run.
+
+        Raises `StorageError` if dead letters could not be written."""
+        folder = self.path.parent
+        if self.path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            got = "a folder" if self.path.is_dir() else f"no writable folder {folder}"
+            raise StorageError(
+                "E651", "cannot write dead letters", at=str(self.path), got=got, try_="dead_letters=<path>"
+            )
+        if self.path.exists():
+            self.path.replace(self.path.with_name(self.path.name + ".old"))
+
+    def keep(self, letter: Sealed) -> None:
+        with self._lock:
+            try:
+                if self._file is None:
+                    self._file = self.path.open("ab")
+                self._file.write(letter.line + b"\n")
+                self._file.flush()
+            except OSError as failure:
+                raise StorageError(
+                    "E651", "cannot write dead letters", at=str(self.path), got=failure.strerror
+                ) from failure
+            self.count += 1
+            self.last_reason = letter.reason
+
+    def check_limit(self) -> None:
+        if self._most is not None and self.count > self._most:
+            raise StorageError(
+                "E652", f"more than {self._most} dead letters", at=str(self.path), got=self.last_reason,
+                try_="mend the cause, or raise max_dead_letters",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Make what was written durable."""
+        with self._lock:
+            if self._file is not None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._file = None
+
+
+def reason_of(error: Exception) -> str:
+    """One line: the text of SAGE's own errors as it is, others with their type."""
+    if isinstance(error, SageError):
+        return str(error)
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001 -- a broken __str__ must not hide the error being reported
+        text = f"(its text could not be made: {type(second).__name__})"
+    return shorten(f"{type(error).__name__}: {text}", 500)
+
+
+def traceback_of(error: Exception) -> str | None:
+    """The traceback as text (the exception object itself often cannot be kept); None if it was never raised."""
+    if error.__traceback__ is None:
+        return None
+    text = "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "backslashreplace").decode()[-MAX_TRACEBACK_CHARS:]
+
+
+def _encode(letter: dict[str, Any], record: Any) -> bytes:
+    try:
+        return codec.encode({**letter, "input": record, "replayable": True})
+    except SageError as error:
+        return codec.encode({**letter, "input": shorten(record, 10_000), "replayable": False, "why_not": str(error)})

@@ -1,0 +1,218 @@
+"""Edges between hosts: what goes in as a batch at an `Outlet` comes out as a batch of a `QueueInbox`.
+
+A queue holds few items, each of many records. How many follows the time that an item takes behind the queue: one at
+first, more while the queue is drained at once, fewer when the producer has to wait for long. So quick steps get large
+batches, and of slow ones no instance holds many records that another could work on.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from sage.errors import QueueBroken, QueueClosed, QueueError, RecordError
+from sage.flow.graph import RECORDS_PER_BATCH
+from sage.flow.shipping import pack, unpack
+from sage.queues import Queue
+from sage.record import Batch, Lineage, Ticket, merge
+from sage.runtime.control import Aborted, Control
+from sage.runtime.deadletters import reason_of
+from sage.runtime.failures import Failures
+from sage.runtime.inbox import LINGER_S
+from sage.runtime.reading import QUICK_S, SLOW_S
+from sage.runtime.reports import Reports, Stamp
+
+ITEMS_PER_INSTANCE = 2
+"""Items that a queue holds for each instance behind it."""
+LARGEST_ITEM = RECORDS_PER_BATCH // 4
+LARGEST_ITEM_BYTES = 1 << 20
+"""Beyond it, items get fewer records, down to one."""
+VERDICT_S = 10.0
+"""How long to wait for the driver to say what to do, after a process at the other end died."""
+
+Item = tuple[Any, ...]
+"""Host and number of the stamp, how many records, and what `pack` made of records, keys and lineage."""
+
+
+class Outlet:
+    """The way into a queue, for one worker: what an inbox is within a host. The driver closes the queue at its end."""
+
+    def __init__(
+        self,
+        queue_: Queue[Item],
+        *,
+        largest: int,
+        reports: Reports,
+        failures: Failures,
+        control: Control,
+    ) -> None:
+        self.records = 0
+        """How many were put."""
+        self._queue = queue_
+        queue_.batch_size = 1  # an item is a batch already: it need not wait for others
+        self._largest = largest
+        self._reports = reports
+        self._failures = failures  # of the step behind the queue: a record that cannot go there fails as if in it
+        self._control = control
+        self._size = 1
+        self._changed_s = 0.0
+
+    def put(self, batch: Batch) -> None:
+        """Send `batch`; waits while the queue is full. Raises `Aborted`."""
+        start = 0
+        while start < len(batch):
+            stop = min(start + self._size, len(batch))
+            self._send(batch if stop - start == len(batch) else batch.slice(start, stop))
+            start = stop
+
+    def producer_done(self) -> None:
+        """Everything is in the queue, which the driver closes when the last producer has ended. Raises `Aborted`."""
+        with self._endings():
+            self._queue.wait_for_pending_puts()
+
+    def _send(self, batch: Batch) -> None:
+        try:
+            data, buffers = _packed(batch)
+        except Exception as error:  # noqa: BLE001 -- any exception of a record's own __reduce__
+            self._send_halves(batch, error)
+            return
+        self._control.check()
+        item = (*self._reports.stamp(), len(batch), data, *buffers)
+        waiting = self._queue.qsize()
+        started = time.monotonic()
+        try:
+            with self._endings():
+                self._queue.put(item)
+        except QueueBroken:
+            raise
+        except QueueError as error:  # too large
+            self._send_halves(batch, error)
+            return
+        self.records += len(batch)
+        self._adapt(waiting, started, len(data) + sum(buffer.raw().nbytes for buffer in buffers))
+
+    @contextmanager
+    def _endings(self) -> Iterator[None]:
+        try:
+            yield
+        except QueueClosed:
+            raise Aborted from None  # it is not closed before its producers have ended, but for an abort
+        except QueueBroken as error:
+            await_verdict(self._control, error)
+
+    def _send_halves(self, batch: Batch, error: Exception) -> None:
+        """Send what can be sent of a batch that cannot, and make the rest dead letters."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            self._send(batch.slice(0, half))
+            self._send(batch.slice(half, len(batch)))
+            return
+        refused = RecordError(
+            "E417", f"the record cannot be sent to another process ({reason_of(error)})", got=batch.records[0],
+            try_="records of plain values, or of importable classes",
+        )  # fmt: skip
+        self._failures.refuse(batch, refused)
+
+    def _adapt(self, waiting: int, started: float, size_bytes: int) -> None:
+        now = time.monotonic()
+        if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
+            self._size = max(1, self._size // 2)
+        elif waiting <= 1 and now - self._changed_s > QUICK_S and size_bytes <= LARGEST_ITEM_BYTES // 2:
+            self._size = min(self._largest, self._size * 2)
+            self._changed_s = now
+
+
+class QueueInbox:
+    """The end of a queue at one instance: what an `Inbox` is within a host. Used by one thread."""
+
+    def __init__(
+        self,
+        queue_: Queue[Item],
+        *,
+        step: str,
+        reports: Reports,
+        ticket_of: Callable[[int], Ticket],
+        control: Control,
+    ) -> None:
+        self.records = 0
+        """How many were taken."""
+        self._queue = queue_
+        self._step = step
+        self._reports = reports
+        self._ticket_of = ticket_of
+        self._control = control
+        self._rest: Batch | None = None
+
+    def take(self, most: int, *, full: bool = False) -> Batch | None:
+        """As `Inbox.take`."""
+        first = self._rest or self._next(None)
+        self._rest = None
+        if first is None:
+            return None
+        batch = merge([first, *self._more(most - len(first))]) if full else first
+        if len(batch) > most:
+            self._rest = batch.slice(most, len(batch))
+            batch = batch.slice(0, most)
+        return batch
+
+    def _more(self, wanted: int) -> Iterator[Batch]:
+        until = time.monotonic() + LINGER_S
+        while wanted > 0 and (batch := self._next(max(0.0, until - time.monotonic()))) is not None:
+            wanted -= len(batch)
+            yield batch
+
+    def _next(self, timeout_s: float | None) -> Batch | None:
+        """The next item; None at the end, or when the time is over."""
+        self._control.check()
+        try:
+            item = self._queue.get(timeout=timeout_s)
+        except (queue.Empty, QueueClosed):
+            self._control.check()
+            return None
+        except QueueBroken as error:
+            await_verdict(self._control, error)
+        return self._unpacked(item)
+
+    def _unpacked(self, item: Item) -> Batch:
+        host, report, count, data, *buffers = item
+        self._reports.rest_on(Stamp(host, report))
+        try:
+            records, keys, lineage = unpack(data, buffers)
+        except Exception as error:
+            raise RecordError(
+                "E418", f"{count:,} records cannot be unpickled in this process ({reason_of(error)})",
+                at=f"step {self._step!r}", try_="classes that can be imported in every process",
+            ) from error  # fmt: skip
+        self.records += count
+        parts = [Lineage(self._ticket_of(number), size, origin) for number, size, origin in lineage]
+        return Batch(records, tuple(parts), keys)
+
+
+def capacity_of(instances: int) -> int:
+    """How many items the queue of so many instances holds."""
+    return ITEMS_PER_INSTANCE * instances
+
+
+def largest_item(capacity: int, instances: int) -> int:
+    """How many records an item may have, so that a queue holds about as many as an inbox of this `capacity`."""
+    return max(1, min(LARGEST_ITEM, capacity // capacity_of(instances)))
+
+
+def far_ticket(number: int) -> Ticket:
+    """A ticket away from home."""
+    return Ticket("", 0, 0, 0, 0.0, number=number)
+
+
+def await_verdict(control: Control, error: QueueBroken) -> NoReturn:
+    """A process at the other end died. The driver knows which, and ends the run with a better reason than `error`."""
+    control.aborted.wait(VERDICT_S)
+    control.check()
+    raise error
+
+
+def _packed(batch: Batch) -> tuple[bytes, list[Any]]:
+    lineage = [(part.ticket.number, part.count, part.origin.condensed()) for part in batch.lineage]
+    return pack((batch.records, batch.keys, lineage))

@@ -1,0 +1,159 @@
+"""A host away from home, as it sees itself: it runs the tasks that are placed on it, and tells the driver.
+
+``python -m sage.runtime.hosted FD`` is such a host as a process of this machine; FD is its end of a socket pair.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+
+from sage.flow.shipping import unpack
+from sage.queues import Queue
+from sage.runtime.assembly import assemble
+from sage.runtime.context import RuntimeContext
+from sage.runtime.control import Aborted, Control
+from sage.runtime.crossing import CrossingWiring
+from sage.runtime.edges import Item
+from sage.runtime.host import Host, Roster
+from sage.runtime.messages import (
+    Close,
+    Closed,
+    Command,
+    Failure,
+    Figures,
+    HostEnded,
+    Link,
+    Plan,
+    Setup,
+    TaskEnded,
+    name_of,
+)
+from sage.runtime.reports import LettersOnTheWay, Reports
+from sage.runtime.worker import Event, Opened
+
+FIGURES_EVERY_S = 0.25
+_PR_SET_PDEATHSIG = 1
+
+
+class HostProgram:
+    """Runs what the driver asks for, until the driver closes it or is gone."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._number = 0
+        self._control = Control()
+        self._host = Host()
+        self._over = threading.Event()
+        self._failed = False
+
+    def run(self) -> bool:
+        """True if everything has ended; False if threads are left that do not."""
+        setup = self._link.receive()
+        if not isinstance(setup, Setup):
+            return True  # the driver is gone already
+        self._number = setup.number
+        sys.path[:] = setup.search_path
+        try:
+            self._set_up(unpack(*setup.plan))
+        except Exception as error:  # noqa: BLE001 -- the outermost edge: whatever it is, the run fails of it
+            self._fail(error)
+            self._receive_until_close()
+            self._send(Closed(self._number, ()))
+            return True
+        self._reports.start()
+        threading.Thread(target=self._tell_figures, name="sage-figures", daemon=True).start()
+        self._host.start(self._parts.workers, self._tell)
+        close = self._receive_until_close()
+        if close is None:
+            return False
+        stuck = self._host.close(close.grace_s)
+        self._over.set()
+        self._reports.close()
+        self._send(self._figures())
+        self._send(Closed(self._number, stuck))
+        for queue in self._queues:
+            queue.detach()
+        return not stuck
+
+    def _set_up(self, plan: Plan) -> None:
+        opened = {task: [descriptor.open() for descriptor in some] for task, some in plan.queues.items()}
+        self._queues: list[Queue[Item]] = [queue for some in opened.values() for queue in some]
+        self._reports = Reports(self._number, self._send)
+        ledger = self._reports.ledger_of(name_of(self._number), None)
+        pipeline = plan.graph.pipeline
+        letters = LettersOnTheWay(ledger, pipeline, plan.run_id, plan.clock)
+        context = RuntimeContext(pipeline, plan.run_id, self._control, ledger, letters, plan.clock, append=False)
+        self._wiring = CrossingWiring(
+            plan.graph, context, plan.placement, opened, number=self._number, reports=self._reports, book=None
+        )
+        self._parts = assemble(self._wiring, self._host)
+        self._roster = Roster(self._parts.workers)
+
+    def _receive_until_close(self) -> Close | None:
+        """Do what the driver says; None if it is gone."""
+        while True:
+            message = self._link.receive()
+            if message is None or isinstance(message, Close):
+                return message
+            if message is Command.GO:
+                self._host.go()
+            elif message is Command.STOP:
+                self._control.stop()
+            elif message is Command.ABORT:
+                self._control.abort()
+                self._host.go()
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            if self._roster.opened(event.worker):
+                self._send(Opened(name_of(self._number)))
+            return
+        if event.error is not None and not isinstance(event.error, Aborted):
+            self._fail(event.error)
+        task, last = self._roster.ended(event.worker)
+        if task is not None and event.error is None:
+            self._send(TaskEnded(self._number, task))
+        if last and not self._failed:
+            self._send(HostEnded(self._number, None))
+
+    def _fail(self, error: BaseException) -> None:
+        """The driver ends the run then, and this host with it."""
+        first, self._failed = not self._failed, True
+        if first:
+            self._send(HostEnded(self._number, Failure.of(error)))
+
+    def _tell_figures(self) -> None:
+        while not self._over.wait(FIGURES_EVERY_S):
+            self._send(self._figures())
+
+    def _figures(self) -> Figures:
+        steps = {name: [stage.stats for stage in stages] for name, stages in self._parts.stages.items()}
+        for stats in self._wiring.refused:
+            steps[stats.step].append(stats)
+        return Figures(self._number, steps, self._wiring.balance())
+
+    def _send(self, message: object) -> None:
+        with suppress(OSError):  # the driver is gone: whoever receives learns of it
+            self._link.send(message)
+
+
+def main() -> None:
+    """Be a host. It does what the driver says, and ends with it; interrupts are the driver's business."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which programs that operators start would inherit
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end = socket.socket(fileno=int(sys.argv[1]))
+    end.set_inheritable(False)
+    if not HostProgram(Link(end)).run():
+        sys.stdout.flush()
+        os._exit(1)  # threads are left that do not end
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What goes into a run and what comes out of it, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sage.clock import SYSTEM_CLOCK, Clock
+from sage.errors import SageError
+from sage.runtime.account import Account
+from sage.runtime.stats import StepSnapshot
+
+
+class Status(StrEnum):
+    """How a run ended, or that it has not."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    SUCCEEDED_WITH_DEAD_LETTERS = "SUCCEEDED_WITH_DEAD_LETTERS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run a pipeline."""
+
+    dead_letters: Path | None = None
+    """Where dead letters go; default ``<pipeline>.dead.jsonl`` in the current directory."""
+    max_dead_letters: int | None = None
+    """The job fails when there are more; default: no limit."""
+    append: bool = False
+    """Add to the outputs of an earlier run instead of replacing them."""
+    processes: int = 1
+    """With more than one, steps that keep a processor busy run in so many processes beside this one."""
+    clock: Clock = field(default=SYSTEM_CLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """A run at one moment."""
+
+    pipeline: str
+    status: Status
+    stopping: bool
+    elapsed_s: float
+    account: Account
+    steps: tuple[StepSnapshot, ...]
+    p50_s: float | None
+    """Median seconds of a record from its read to its write."""
+    p99_s: float | None
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The step whose slots were busiest, if any was busy at all."""
+        busiest = max(self.steps, key=lambda step: step.utilisation(self.elapsed_s), default=None)
+        return busiest.name if busiest is not None and busiest.busy_s > 0 else None
+
+    @property
+    def stalled(self) -> str | None:
+        """Why nothing moves: every record in flight of some step waits for an endpoint."""
+        for step in self.steps:
+            if step.parked and step.parked >= min(step.in_flight, step.slots):
+                return f"{step.name}: {step.parked_reason}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    pipeline: str
+    run_id: str
+    status: Status
+    account: Account
+    elapsed_s: float
+    steps: tuple[StepSnapshot, ...]
+    p50_s: float | None
+    p99_s: float | None
+    dead_letters: Path | None
+    """The dead-letter file, if there are any."""
+    error: SageError | None
+    """Why the run failed."""
+    put_aside: tuple[str, ...]
+    """Where unfinished outputs were put aside."""
+    _collected: dict[str, list[Any]]
+
+    def collected(self, name: str = "collect") -> list[Any]:
+        """The records that arrived at ``stream.collect(name)``."""
+        return self._collected[name]

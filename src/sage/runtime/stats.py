@@ -1,0 +1,100 @@
+"""What one step did, counted by the one thread (or event loop) that does it, and added up when somebody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sage.metrics import Histogram
+
+
+class StepStats:
+    """Counters of one step in one worker. One writer; readers may be a batch behind."""
+
+    __slots__ = (
+        "busy_s", "calls", "created", "dead_lettered", "emitted", "filtered", "latency",
+        "merged", "parked", "parked_reason", "read", "received", "retries", "step", "written",
+    )  # fmt: skip
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self.received = 0
+        self.emitted = 0
+        self.read = 0
+        self.created = 0
+        self.written = 0
+        self.filtered = 0
+        self.merged = 0
+        self.dead_lettered = 0
+        self.retries = 0
+        self.parked = 0
+        self.parked_reason = ""
+        self.busy_s = 0.0
+        self.calls = Histogram()
+        """Seconds per record in the operator."""
+        self.latency = Histogram()
+        """At sinks: seconds from the read of a record's chunk to its write."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSnapshot:
+    """What a step has done up to now, over all its instances."""
+
+    name: str
+    kind: str
+    received: int
+    emitted: int
+    waiting: int
+    """Records in the inbox in front of it (0 for a step that is fused behind another)."""
+    in_flight: int
+    """Records inside it."""
+    dead_lettered: int
+    retries: int
+    parked: int
+    """Records that wait because an endpoint asked to."""
+    parked_reason: str
+    busy_s: float
+    slots: int
+    """Calls it can run at once."""
+    p50_s: float | None
+    p99_s: float | None
+
+    def utilisation(self, elapsed_s: float) -> float:
+        """Share of its slots that were busy, 0 to 1."""
+        return min(1.0, self.busy_s / (elapsed_s * self.slots)) if elapsed_s > 0 else 0.0
+
+
+def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, slots: int) -> StepSnapshot:
+    """One snapshot of all workers of a step."""
+    calls = _merged(part.calls for part in parts)
+    received = sum(part.received for part in parts)
+    ended = sum(p.emitted + p.filtered + p.merged + p.dead_lettered + p.written - p.created for p in parts)
+    return StepSnapshot(
+        name=name,
+        kind=kind,
+        received=received,
+        emitted=sum(part.emitted for part in parts),
+        waiting=waiting,
+        in_flight=max(0, received - ended),
+        dead_lettered=sum(part.dead_lettered for part in parts),
+        retries=sum(part.retries for part in parts),
+        parked=sum(part.parked for part in parts),
+        parked_reason=next((part.parked_reason for part in parts if part.parked), ""),
+        busy_s=sum(part.busy_s for part in parts),
+        slots=slots,
+        p50_s=calls.quantile(0.5),
+        p99_s=calls.quantile(0.99),
+    )
+
+
+def latency_of(parts: Iterable[StepStats]) -> tuple[float | None, float | None]:
+    """p50 and p99 in seconds, from read to written, over all sinks."""
+    latency = _merged(part.latency for part in parts)
+    return latency.quantile(0.5), latency.quantile(0.99)
+
+
+def _merged(histograms: Iterable[Histogram]) -> Histogram:
+    total = Histogram()
+    for histogram in histograms:
+        total.merge(histogram)
+    return total

@@ -1,0 +1,125 @@
+"""Stages at the end of a stream: sinks, and lists in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from sage.errors import SageError, SinkError
+from sage.flow.graph import StepPlan
+from sage.flow.sink import SinkContext, Writer
+from sage.record import Batch
+from sage.runtime.context import RuntimeContext
+from sage.runtime.deadletters import reason_of
+from sage.runtime.failures import GaveUp, Interrupted
+from sage.runtime.stage import Stage
+
+
+class TerminalStage(Stage):
+    """Where records end well."""
+
+    def push(self, batch: Batch) -> None:
+        self.stats.received += len(batch)
+        started = perf_counter()
+        self.accept(batch)
+        took = perf_counter() - started
+        self.stats.busy_s += took
+        self.stats.calls.record(took / len(batch), len(batch))
+
+    def accept(self, batch: Batch) -> None:
+        raise NotImplementedError
+
+    def settle(self, batch: Batch) -> None:
+        """All of `batch` is written."""
+        self.stats.written += len(batch)
+        now = self.context.clock.monotonic()
+        for part in batch.lineage:
+            self.stats.latency.record(max(0.0, now - part.ticket.read_s), part.count)
+            self.context.ledger.settle(part.ticket, part.count)
+
+
+class CollectStage(TerminalStage):
+    """Keeps the records in a list."""
+
+    def __init__(self, plan: StepPlan, context: RuntimeContext) -> None:
+        super().__init__(plan, context)
+        self.records: list[Any] = []
+
+    def accept(self, batch: Batch) -> None:
+        self.records += batch.records
+        self.settle(batch)
+
+
+class SinkStage(TerminalStage):
+    """Writes to a sink. What becomes of the output is decided at the end of the run, by `commit` or `abort`."""
+
+    def __init__(self, plan: StepPlan, context: RuntimeContext) -> None:
+        super().__init__(plan, context)
+        self._writer: Writer | None = None
+
+    def open(self) -> None:
+        with _sink_errors(self.plan.name, Exception):
+            self._writer = self.plan.operator.open(
+                SinkContext(self.context.pipeline, self.plan.name, self.context.append)
+            )
+
+    def commit(self) -> None:
+        """The run went well: make the output visible."""
+        if self._writer is not None:
+            with _sink_errors(self.plan.name, Exception):
+                self._writer.commit()
+            self._writer = None
+
+    def abort(self) -> str | None:
+        """The run did not go well. Returns where the output so far was put aside, if it was."""
+        writer, self._writer = self._writer, None
+        return None if writer is None else writer.abort()
+
+    def accept(self, batch: Batch) -> None:
+        self._write(batch, 1)
+
+    def _write(self, batch: Batch, attempts: int) -> None:
+        """Write `batch`; halve a batch that fails until the records at fault are alone."""
+        try:
+            try:
+                self._try(batch)
+            except (SinkError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 -- any other exception may be one record's fault
+                self.failures.retry(lambda: self._try(batch), error, attempts)
+        except GaveUp as end:
+            if len(batch) == 1:
+                self.failures.bury(batch, 0, end.cause, end.attempts)
+                return
+            half, spent = len(batch) // 2, self.plan.retries + 1
+            self._write(batch.slice(0, half), spent)
+            self._write(batch.slice(half, len(batch)), spent)
+        except Interrupted:
+            return
+
+    def _try(self, batch: Batch) -> None:
+        assert self._writer is not None
+        with _sink_errors(self.plan.name, OSError):  # any other exception may be one record's fault
+            rejected = self._writer.write(batch.records, batch.rids)
+        if not rejected:
+            self.settle(batch)
+            return
+        mask = [True] * len(batch)
+        for refusal in rejected:
+            mask[refusal.index] = False
+            self.failures.bury(batch, refusal.index, refusal.error)
+        if any(mask):
+            self.settle(batch.select(mask))
+
+
+@contextmanager
+def _sink_errors(step: str, kind: type[Exception]) -> Iterator[None]:
+    """An exception of `kind`, if it is not one of SAGE's own, becomes a `SinkError` that says which step it was."""
+    try:
+        yield
+    except SageError:
+        raise
+    except kind as error:
+        raise SinkError("E556", "the sink cannot be written", at=f"step {step!r}", got=reason_of(error)) from error
