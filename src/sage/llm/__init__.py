@@ -1,0 +1,22 @@
+"""LLM endpoints: a pool that knows when to ask whom, a client that asks once, SAGE's errors.
+
+::
+
+    pool.py     EndpointPool: several endpoints as one; waits, chooses, fails over
+    balancer.py whose turn it is, and at which endpoint; breaker.py: whether it may be asked now
+    drain.py    how quickly those that wait are sent
+    limiter.py  how many requests an endpoint should have in flight, found by feedback
+    client.py   ChatClient: opens, asks, checks, closes
+    answer.py   one answer as it arrives, its timeouts and limits
+    wire.py     bytes <-> values: requests, answers, server-sent events
+    hosted.py   a server on a thread of this process
+    faults.py   what went wrong -> EndpointBusy, EndpointRefused, EndpointError or RecordError; the table of codes
+
+Needs the extra ``llm`` (aiohttp), which is imported when a client is opened and not before.
+"""
+
+from sage.llm.client import ChatClient
+from sage.llm.pool import EndpointPool
+from sage.llm.wire import Completion, Message
+
+__all__ = ["ChatClient", "Completion", "EndpointPool", "Message"]

@@ -1,0 +1,279 @@
+"""A client for one OpenAI-compatible endpoint: a prompt goes in, an answer or one of SAGE's errors comes out.
+
+It does not retry, queue or limit: the engine has the one retry layer, and whoever shares an endpoint limits it. Codes
+of the errors stand in `sage.llm.faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from sage.errors import EndpointBusy, MissingDependency, RecordError, SageError
+from sage.llm import faults, wire
+from sage.llm.answer import Answer, Patience, Timeouts
+from sage.llm.wire import Completion, Message
+from sage.settings import Secret, check_secret, check_url
+from sage.version import __version__
+
+if TYPE_CHECKING:
+    import aiohttp
+
+KEEPALIVE_S = 4.0  # less than uvicorn's 5 s, so that we do not send into a connection that it is just closing
+_OK = frozenset({200})
+_ABSENT = frozenset({400, 404, 405, 501})
+_THE_ASKERS = frozenset({400, 404, 405, 409, 413, 414, 422, 431})
+"""Statuses by which an endpoint says that the request is wrong."""
+_CHAT = "/chat/completions"
+_VERSION = re.compile(r"/v\d[^/]*/?$")
+
+
+class StreamedAnswer:
+    """The text of an answer as it comes, from `ChatClient.stream`; to be iterated once."""
+
+    def __init__(self, answer: Answer, at: str) -> None:
+        self._gathered = wire.Gathered()
+        self._texts = answer.texts(self._gathered)
+        self._at = at
+        self._completion: Completion | None = None
+        self.failure: Exception | None = None
+        """What went wrong with the answer, before it is translated."""
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer, once all of it has come; before that a RuntimeError."""
+        if self._completion is None:
+            raise RuntimeError("the answer is not complete: iterate over it to its end")
+        return self._completion
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            return await anext(self._texts)
+        except StopAsyncIteration:
+            completion = self._complete()
+            if completion.finish_reason == "content_filter":
+                raise faults.filtered(self._at) from None
+            self._completion = completion
+            raise
+        except faults.foreign() as error:
+            self.failure = error
+            raise
+
+    def _complete(self) -> Completion:
+        try:
+            return self._gathered.completion()
+        except wire.HalfAnswer as error:
+            self.failure = error
+            raise
+
+
+class ChatClient:
+    """One endpoint, opened in the event loop that uses it. Any number of calls may be in flight at once.
+
+    `url` is the base URL; ``/v1`` is added if it has no version. The key goes to that host only: redirects are not
+    followed, proxies of the environment are not used, and no cookie is kept. Without a `model` the first one that the
+    endpoint lists is used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: Secret | str | None = None,
+        model: str | None = None,
+        *,
+        connect_timeout_s: float = 5.0,
+        first_byte_timeout_s: float = 60.0,
+        between_chunks_timeout_s: float = 30.0,
+        total_timeout_s: float = 300.0,
+    ) -> None:
+        url = check_url(url, "ChatClient(url=...)")
+        self.url = url if re.search(r"/v\d", urlsplit(url).path) else f"{url}/v1"
+        self.model = model
+        self._key = check_secret(key, "ChatClient(key=...)") if isinstance(key, str) else key
+        self._timeouts = Timeouts(connect_timeout_s, first_byte_timeout_s, between_chunks_timeout_s, total_timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+        self._choosing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"ChatClient({self.url!r}, model={self.model!r})"
+
+    async def open(self) -> None:
+        """Get ready; connects to nothing yet. Raises `MissingDependency` where aiohttp is not installed."""
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise MissingDependency("aiohttp", "llm", "an LLM endpoint") from error
+        headers = {"User-Agent": f"sage-pipelines/{__version__}", "Accept-Encoding": "identity"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect_s),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Close every connection; calls in flight fail. May be called twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        **extra: Any,
+    ) -> Completion:
+        """Ask once. `extra` goes into the request as it is (``stop``, ``response_format``, ``stream=False``, ...).
+
+        The answer is streamed underneath, so that a silent endpoint is noticed; it is returned whole or not at all.
+        Raises `RecordError` (this prompt will never work), `EndpointBusy` (wait), `EndpointRefused` (nothing will
+        ever work) or another `EndpointError` (this attempt failed). Cancelling it closes its connection at once.
+        """
+        async with self.stream(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **extra) as answer:
+            async for _ in answer:
+                pass
+        return answer.completion
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        **extra: Any,
+    ) -> AsyncIterator[StreamedAnswer]:
+        """Ask once, and get the text as it comes::
+
+            async with client.stream(messages) as answer:
+                async for text in answer:
+                    ...
+            answer.completion  # the whole
+
+        The same errors as of `complete`. An answer that stops before its end raises when it stops, after the texts that
+        came: it is never taken for a whole one. Leaving the block early closes the connection. The timeouts run on
+        while the block does something else.
+        """
+        model = self.model or await self._first_model()
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **extra}
+        callers: Exception | None = None
+        async with self._call("POST", _CHAT, _encoded(model, messages, options)) as answer:
+            streamed = StreamedAnswer(answer, self._at(_CHAT))
+            try:
+                yield streamed
+            except faults.foreign() as error:
+                if error is streamed.failure:
+                    raise
+                callers = error
+        if callers is not None:
+            raise callers
+
+    @asynccontextmanager
+    async def relay(self, path: str, body: bytes) -> AsyncIterator[Answer]:
+        """Send `body` as it is, and get the answer as it comes, unread: also one by which the endpoint says that the
+        request is wrong (400, 404, ...). Other errors as of `complete`. What the block raises must not be one of
+        `sage.llm.faults.foreign`. Leaving it early closes the connection."""
+        async with self._call("POST", path, body, accepted=_OK | _THE_ASKERS) as answer:
+            yield answer
+
+    async def check(self) -> tuple[str, ...]:
+        """Find out, before anything is paid for, whether the endpoint can work; returns the models that it lists.
+
+        Raises `EndpointError` if nobody is there, `EndpointRefused` if the key or the model is not accepted. An
+        endpoint that does not list models passes; one that does not list ours is asked for a single token.
+        """
+        try:
+            listed = await self.models()
+        except EndpointBusy as busy:
+            if busy.code == "E722":
+                raise faults.unreachable(busy, self.url) from None
+            return ()
+        if listed and self.model and self.model not in listed:
+            with suppress(EndpointBusy, RecordError):  # it is there, and knows the model (which may have other names)
+                await self.complete([{"role": "user", "content": "Hi"}], max_tokens=1)
+        return listed
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that the endpoint lists; empty if it has no such list."""
+        async with self._call("GET", "/models", accepted=_OK | _ABSENT) as answer:
+            return wire.model_names(await answer.body()) if answer.status == 200 else ()
+
+    async def load(self) -> tuple[float, float] | None:
+        """How many requests the server runs and how many wait in it, everybody's together, by vLLM's ``/metrics``; None
+        where they cannot be had."""
+        try:
+            async with self._call("GET", "/metrics", base=_VERSION.sub("", self.url)) as answer:
+                return wire.vllm_load(await answer.body())
+        except SageError:
+            return None
+
+    async def _first_model(self) -> str:
+        async with self._choosing:
+            if self.model is None:
+                listed = await self.models()
+                if not listed:
+                    raise faults.no_model(self.url)
+                self.model = listed[0]
+        return self.model
+
+    def _at(self, path: str) -> str:
+        return self.url + path
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, path: str, body: bytes | None = None, *, base: str = "", accepted: frozenset[int] = _OK
+    ) -> AsyncIterator[Answer]:
+        """One request and its answer; whatever goes wrong inside comes out as one of SAGE's errors."""
+        at = (base or self.url) + path
+        if self._session is None:
+            raise RuntimeError(f"{self!r} is not open")
+        headers = {"Content-Type": "application/json"} if body is not None else None
+        patience = Patience(self._timeouts)
+        try:
+            async with (
+                patience.timer,
+                self._session.request(method, at, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                patience.answered = True
+                answer = Answer(response, patience)
+                if response.status not in accepted:
+                    said = wire.said(await answer.error_body())
+                    raise faults.of_status(response.status, response.headers, said, at=at, key=self._key)
+                yield answer
+        except faults.foreign() as error:
+            # Not chained: aiohttp's errors carry the request's headers, and with them the key.
+            raise faults.of_exception(error, at=at, patience=patience, key=self._key) from None
+
+
+def _encoded(model: str, messages: Sequence[Message], options: dict[str, Any]) -> bytes:
+    try:
+        body = wire.chat_request(model, messages, options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise faults.of_request(error) from error
+    if len(body) > wire.MAX_REQUEST_BYTES:
+        raise RecordError("E471", "the prompt is too large", got=f"{len(body)} bytes", expected="at most 8 MB")
+    return body

@@ -1,0 +1,315 @@
+"""How many requests an endpoint should have in flight, found by feedback: no I/O, no clock, times come in as arguments.
+
+The law
+-------
+A batching server's throughput X (output tokens a second) grows with the number of requests in flight N up to a point
+that nobody knows: a hard one (seats, cache blocks), a soft one (each step grows with the batch), or a peak beyond
+which it falls. All show in the elasticity ``e = d ln X / d ln N``: 1 where requests do not disturb one another, 0 where
+one more only delays the others, negative beyond a peak. After each round ::
+
+    ln n  +=  GAIN * boost * (e - PRICE + (1 - e) * ln(1 - w))
+
+`w` is the share of the requests in flight that still wait for their first token: where more requests bring nothing (e
+near 0) those that wait should not have been sent. PRICE is what one more request must bring to be worth its latency.
+`boost` grows while one round after another says the same clearly, which makes doubling out of the first rounds and out
+of a change of capacity; it is 1 around the optimum. No latency is compared with a remembered smallest one, so a server
+that became slower or quicker is nothing special.
+
+The estimate
+------------
+Rounds alternate between a little more and a little less than n, and N and X are measured, not assumed. A round lasts
+for a number of tokens per stream, after a moment in which the requests in flight follow the limit. What a round has to
+read in prompts disturbs X more than a small change of N does, so prompt tokens per output token (z) are a second
+explanation: ``d ln X = e * d ln N + a * d z``, least squares over the differences between successive rounds. A
+difference counts less the older it is, and the further from the present n it was taken: e is a property of a place.
+Mixed sizes of requests do therefore not look like congestion. A round in which demand did not fill the limit says
+nothing, and a jump that requests in flight cannot explain (capacity went or came) makes it forget what it knew.
+
+What it does not do: clients that share an endpoint and do not know of one another each see their own throughput grow
+with their share, so together they send more than is best. Put one pool, or the gateway, in front of an endpoint.
+
+Sources: probing for the gradient of a utility, and a step that grows with confidence: PCC Vivace (Dong et al.,
+NSDI '18). Throughput and latency as the two axes, and "application-limited" samples: BBR (Cardwell et al., ACM Queue
+2016). The gradients of latency at Netflix (concurrency-limits, Gradient2) and in Envoy (adaptive concurrency) need a
+smallest latency, which in a batching server belongs to an empty one. At most one cut by 0.9 for a window with 10%
+refusals: aibrix#2452, where halving at each refusal took a limit of 128 to single digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MOST = 1024
+GAIN = 0.3
+PRICE = 0.07
+PROBE = 0.07
+"""How far the two kinds of rounds lie from n, as a part of it."""
+ROUND_TOKENS = 64
+"""Of each stream in a round; fewer where answers are shorter, and a quarter of that while the boost is large."""
+SETTLE = 0.25
+"""Of a round's length, before it: the requests in flight follow the limit."""
+LARGEST_STEP = 0.7  # about a doubling
+CLEAR = 0.5
+BOOST, LARGEST_BOOST = 1.5, 6.0
+FORGET, NEAR, REMEMBERED = 0.85, 0.3, 20
+SURPRISE, SURPRISED_BOOST = 0.5, 2.0
+"""A change of ln X by more than requests in flight explain, and by so much, is another endpoint: all is forgotten."""
+DOUBT, DOUBT_PROMPTS = 0.004, 0.01
+"""Ridges of the least squares: e is PRICE and a is 0 until something was seen."""
+CROWD = 0.3
+"""The most that one prompt token per output token can take from ln X: prompts are cheaper by the token."""
+FILLED = 0.85
+FIRST_LIMIT = 8
+REFUSED_SHARE, CUT = 0.1, 0.9
+LARGEST_WAITING_SHARE = 0.95
+FRESH_S = 2.0
+"""For how long a report of the endpoint's own load is believed (llm-d-router#2066: older ones mislead)."""
+
+
+class Flight:
+    """One request in flight, between `AdaptiveLimit.begin` and `AdaptiveLimit.end`."""
+
+    __slots__ = ("answered", "output_tokens", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: float) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = 0.0
+        self.answered = False
+
+
+class Load(NamedTuple):
+    """What the endpoint said of itself, everybody's requests together."""
+
+    at: float
+    running: float
+    waiting: float
+
+
+class Point(NamedTuple):
+    """What one round measured."""
+
+    log_in_flight: float
+    log_throughput: float
+    prompts: float
+    """Prompt tokens per output token."""
+
+
+class Change(NamedTuple):
+    """From one round to the next, and where that was."""
+
+    at: float
+    in_flight: float
+    throughput: float
+    prompts: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSnapshot:
+    """What a limiter holds to be true."""
+
+    limit: int
+    in_flight: int
+    elasticity: float | None
+    """Of the throughput, in the last round; None before there was one."""
+    waiting_share: float
+    """Of the requests in flight, those without a first token."""
+    throughput: float
+    """Output tokens a second, in the last round."""
+    rounds: int
+
+
+class AdaptiveLimit:
+    """The limit of one endpoint. Whoever sends reads `limit` before each request: a lowered one binds at once.
+
+    `start` is a hint: it begins there, but with no more than 8, because an endpoint whose throughput collapses under
+    too many requests needs minutes to get rid of them. `most` may be set at any time. With ``streamed=False`` tokens
+    are reported only when a request ends (embeddings): rounds are longer then, and waiting cannot be seen.
+    """
+
+    def __init__(self, start: int = FIRST_LIMIT, *, most: int = MOST, streamed: bool = True) -> None:
+        self.most = most
+        self.in_flight = 0
+        self._streamed = streamed
+        self._center = float(max(1, min(start, FIRST_LIMIT, most)))
+        self._upper = True
+        self._boost = LARGEST_BOOST
+        self._direction = 0.0
+        self._changes: list[Change] = []
+        self._last: Point | None = None
+        self._answer_tokens = float(ROUND_TOKENS)
+        self._load: Load | None = None
+        self._outcomes = self._refusals = 0
+        self._unanswered = 0
+        self._unchecked = 0.0
+        self._now = self._began = -math.inf
+        self._settled = False
+        self._snapshot: tuple[float | None, float, float, int] = (None, 0.0, 0.0, 0)
+        self._clear(self._now)
+
+    @property
+    def limit(self) -> int:
+        """At least 1."""
+        probe = max(0.5, PROBE * self._center)
+        return max(1, min(self.most, round(self._center + (probe if self._upper else -probe))))
+
+    def begin(self, now: float, prompt_tokens: float = 0.0) -> Flight:
+        """A request is sent."""
+        self._pass(now)
+        self.in_flight += 1
+        self._unanswered += 1
+        return Flight(prompt_tokens)
+
+    def progress(self, flight: Flight, now: float, output_tokens: float) -> None:
+        """`output_tokens` more of an answer have come; the first time, its prompt was read too."""
+        if not flight.answered:
+            self._pass(now)
+            flight.answered = True
+            self._unanswered -= 1
+            self._prompts += flight.prompt_tokens
+        flight.output_tokens += output_tokens
+        self._work += output_tokens
+        self._unchecked += output_tokens
+        if self._unchecked >= self.in_flight:  # once for a token of every stream: this is called for each chunk
+            self._unchecked = 0.0
+            self._step(now)
+
+    def end(self, flight: Flight, now: float, *, refused: bool = False) -> None:
+        """It is over, in whatever way; `refused`: the endpoint had too much to do (429, 503), or failed under it."""
+        self._pass(now)
+        self.in_flight -= 1
+        self._unanswered -= not flight.answered
+        if flight.output_tokens:
+            self._ends += 1
+            self._answer_tokens += 0.05 * (flight.output_tokens - self._answer_tokens)
+        self._count(refused)
+        self._step(now)
+
+    def report_load(self, now: float, running: float, waiting: float) -> None:
+        """The endpoint's own figures, which count everybody's requests; used for `FRESH_S`."""
+        self._load = Load(now, running, waiting)
+
+    def snapshot(self) -> LimitSnapshot:
+        elasticity, waiting_share, throughput, rounds = self._snapshot
+        return LimitSnapshot(self.limit, self.in_flight, elasticity, waiting_share, throughput, rounds)
+
+    def _count(self, refused: bool) -> None:
+        """One cut for a window of as many requests as the limit, if 10% (and two) of them were refused."""
+        self._outcomes += 1
+        self._refusals += refused
+        if self._outcomes >= max(self.limit, 10):
+            if self._refusals >= max(2.0, REFUSED_SHARE * self._outcomes):
+                self._center = max(1.0, CUT * self._center)
+                self._boost = 1.0
+            self._outcomes = self._refusals = 0
+
+    def _pass(self, now: float) -> None:
+        """Let time pass: requests in flight and requests without an answer are integrated."""
+        if math.isfinite(self._now):
+            self._area += self.in_flight * (now - self._now)
+            self._waited += self._unanswered * (now - self._now)
+        else:
+            self._began = now
+        self._now = now
+
+    def _clear(self, now: float) -> None:
+        self._began = now
+        self._area = self._waited = self._work = self._prompts = 0.0
+        self._ends = 0
+
+    def _step(self, now: float) -> None:
+        """End the round, or the settling before it, if it is time."""
+        if self.in_flight > self.limit:
+            self._pass(now)
+            self._clear(now)
+            self._settled = False
+            return
+        length = 1.0 if self._settled or not self._streamed else SETTLE
+        if self._done(now) < length:
+            return
+        if self._settled:
+            if self._ends < min(4.0, self.limit / 4):
+                return
+            self._end_round(now)
+        self._settled = not self._settled
+        self._clear(now)
+
+    def _done(self, now: float) -> float:
+        """How much of a round is over, as a part of it."""
+        if not self._streamed:
+            return self._ends / self.limit
+        self._pass(now)
+        duration = now - self._began
+        if duration <= 0:
+            return 0.0
+        streams = max(0.5, (self._area - self._waited) / duration)
+        tokens = ROUND_TOKENS / (4 if self._boost > 2 else 1)
+        return self._work / streams / min(tokens, self._answer_tokens)
+
+    def _end_round(self, now: float) -> None:
+        self._pass(now)
+        duration = now - self._began
+        if duration <= 0 or self._work <= 0:
+            return
+        in_flight, throughput = self._area / duration, self._work / duration
+        if in_flight < FILLED * self.limit - 0.5:
+            self._last = None
+            return
+        point = Point(math.log(in_flight), math.log(throughput), self._prompts / self._work)
+        last, self._last = self._last, point
+        self._upper = not self._upper
+        if last is None:
+            return
+        self._remember(last, point)
+        waiting_share, elasticity = self._waiting_share(now), self._elasticity()
+        self._snapshot = (elasticity, waiting_share, throughput, self._snapshot[3] + 1)
+        self._move(elasticity, waiting_share)
+
+    def _remember(self, last: Point, point: Point) -> None:
+        change = point.log_in_flight - last.log_in_flight
+        if abs(change) < 0.01:
+            return
+        older = [old._replace(weight=old.weight * FORGET) for old in self._changes[1 - REMEMBERED :]]
+        middle = (point.log_in_flight + last.log_in_flight) / 2
+        more = point.log_throughput - last.log_throughput
+        if abs(more) > SURPRISE + abs(change):
+            self._changes, self._boost, self._direction = [], SURPRISED_BOOST, 0.0
+            return
+        self._changes = [*older, Change(middle, change, more, point.prompts - last.prompts, 1.0)]
+
+    def _waiting_share(self, now: float) -> float:
+        """Of the requests at the endpoint, those without a first token: by its own report, else by ours."""
+        if self._load is not None and now - self._load.at <= FRESH_S:
+            share = self._load.waiting / max(1.0, self._load.running + self._load.waiting)
+        else:
+            share = self._waited / self._area if self._streamed else 0.0
+        return min(LARGEST_WAITING_SHARE, share)
+
+    def _elasticity(self) -> float:
+        """Weighted least squares of the changes of throughput, explained by requests in flight and prompts."""
+        here = math.log(self._center)
+        nn, nx, zz, nz, zx = DOUBT, DOUBT * PRICE, DOUBT_PROMPTS, 0.0, 0.0
+        for at, n, x, z, weight in self._changes:
+            near = weight * math.exp(-(((at - here) / NEAR) ** 2))
+            nn += near * n * n
+            nx += near * n * x
+            zz += near * z * z
+            nz += near * n * z
+            zx += near * z * x
+        crowding = max(-CROWD, min(0.0, (zx * nn - nx * nz) / (zz * nn - nz * nz)))
+        return max(-1.0, min(1.0, (nx - crowding * nz) / nn))
+
+    def _move(self, elasticity: float, waiting_share: float) -> None:
+        pull = elasticity - PRICE + (1 - max(0.0, elasticity)) * math.log(1 - waiting_share)
+        direction = math.copysign(1.0, pull)
+        if direction != self._direction and self._direction:
+            self._boost = 1.0
+        elif abs(pull) > CLEAR:
+            self._boost = min(LARGEST_BOOST, self._boost * BOOST)
+        else:
+            self._boost = max(1.0, self._boost / BOOST)
+        self._direction = direction
+        step = max(-LARGEST_STEP, min(LARGEST_STEP, GAIN * self._boost * pull))
+        self._center = max(1.0, min(self.most, self._center * math.exp(step)))

@@ -1,0 +1,338 @@
+"""Several endpoints for one model, as one: the I/O around `sage.llm.balancer`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineError, RecordError
+from sage.llm.answer import Answer
+from sage.llm.balancer import MOST_WAITING, Balancer, EndpointSnapshot, Grant, Outcome, Ticket
+from sage.llm.client import ChatClient, StreamedAnswer
+from sage.llm.limiter import FIRST_LIMIT, MOST
+from sage.llm.wire import Completion, Message
+from sage.settings import Secret
+
+CHARACTERS_PER_TOKEN = 4
+"""For estimates only: which endpoint has how much to do, and which job was served how much."""
+USUAL_ANSWER_TOKENS = 256
+SCRAPE_S, SCRAPE_AGAIN_S = 1.0, 30.0
+
+
+class Begins(Protocol):
+    """An answer that is there once its first part is."""
+
+    async def begin(self) -> None: ...
+
+
+R = TypeVar("R")
+B = TypeVar("B", bound=Begins)
+
+
+class PooledAnswer:
+    """The text of an answer as it comes, from `EndpointPool.stream`; to be iterated once. `endpoint` is the URL."""
+
+    def __init__(self, streamed: StreamedAnswer, grant: Grant, balancer: Balancer) -> None:
+        self._streamed = streamed
+        self._grant = grant
+        self._balancer = balancer
+        self._first: str | None = None
+        self.endpoint = grant.endpoint
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer, once all of it has come; before that a RuntimeError."""
+        return self._streamed.completion
+
+    async def begin(self) -> None:
+        """Wait for the first text, or for the end of an answer without one."""
+        self._first = await anext(self, None)
+        if self._first is None:
+            self._balancer.progress(self._grant, _now(), self.completion.completion_tokens or 1)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._first is not None:
+            text, self._first = self._first, None
+            return text
+        text = await anext(self._streamed)
+        self._balancer.progress(self._grant, _now(), len(text) / CHARACTERS_PER_TOKEN)
+        return text
+
+
+class RelayedAnswer:
+    """An answer as it comes, unread, from `EndpointPool.relay`. Whoever reads it tells how many tokens came."""
+
+    def __init__(self, answer: Answer, grant: Grant, balancer: Balancer) -> None:
+        self._answer = answer
+        self._grant = grant
+        self._balancer = balancer
+        self.status = answer.status
+        self.content_type = answer.content_type
+        self.endpoint = grant.endpoint
+        self.granted_at = grant.at
+        """When it was sent, by the event loop's clock."""
+        self.first = b""
+        """Its first bytes; empty if it has none."""
+
+    async def begin(self) -> None:
+        """Wait for the first bytes."""
+        self.first = await self._answer.piece()
+
+    async def piece(self) -> bytes:
+        """The bytes after `first`, as they come; empty at the end. Raises as `EndpointPool.relay`."""
+        return await self._answer.piece()
+
+    def came(self, tokens: float) -> None:
+        """So many tokens of the answer have come."""
+        self._balancer.progress(self._grant, _now(), tokens)
+
+    def used(self, prompt_tokens: int) -> None:
+        """What the prompt cost, exactly."""
+        self._grant.ticket.prompt_tokens = prompt_tokens
+
+
+class EndpointPool:
+    """Asks whichever of its endpoints is best, and never more at once than each does well; opened in one event loop.
+
+    How many requests an endpoint gets is found by feedback (`sage.llm.limiter`), beginning at `start` and never above
+    `most`. What cannot be sent yet waits here: by job, by the tokens that the job was served, in order. A request that
+    is cancelled while it waits is never sent; one that is cancelled in flight frees its place at once. `wait_timeout_s`
+    limits the wait; the other timeouts are those of `ChatClient`, from the moment at which a request is sent.
+
+    An endpoint that asks to wait (429, 503, ``Retry-After``) or accepts no connection is left alone for a while, and
+    the request goes elsewhere or waits: no attempt of the caller's is burnt. After another failure before the first
+    text a request is sent to an endpoint that has not failed it yet; after the first text, or when none is left, the
+    failure is the caller's. vLLM's ``/metrics`` are used where they are found.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        key: Secret | str | Mapping[str, Secret] | None = None,
+        model: str | None = None,
+        *,
+        start: int = FIRST_LIMIT,
+        most: int = MOST,
+        most_waiting: int = MOST_WAITING,
+        wait_timeout_s: float = 600.0,
+        **timeouts: float,
+    ) -> None:
+        if not urls or len(set(urls)) < len(urls):
+            raise PipelineError("E242", "a pool needs endpoints, each once", got=list(urls), expected="URLs")
+        if not 0 < wait_timeout_s < math.inf or not start >= 1 or not most >= 1:
+            got = {"wait_timeout_s": wait_timeout_s, "start": start, "most": most}
+            raise PipelineError("E242", "a limit of a pool cannot be this", got=got, expected="more than 0, and finite")
+        keys = key if isinstance(key, Mapping) else dict.fromkeys(urls, key)
+        clients = [ChatClient(url, keys.get(url), model, **timeouts) for url in urls]
+        self._clients = {client.url: client for client in clients}
+        self._balancer = Balancer(list(self._clients), start=start, most=most, most_waiting=most_waiting)
+        self._wait_timeout_s = wait_timeout_s
+        self._turns: dict[Ticket, asyncio.Future[Grant]] = {}
+        """Of those that wait."""
+        self._alarm: asyncio.TimerHandle | None = None
+        self._scrapes: list[asyncio.Task[None]] = []
+        """One for each endpoint while the pool is open."""
+
+    def __repr__(self) -> str:
+        return f"EndpointPool({list(self._clients)!r})"
+
+    async def open(self) -> None:
+        """Get ready; asks nothing yet but for ``/metrics``. Raises `MissingDependency` where aiohttp is missing."""
+        for client in self._clients.values():
+            await client.open()
+        self._scrapes = [asyncio.create_task(self._scrape(client)) for client in self._clients.values()]
+
+    async def close(self) -> None:
+        """Close every connection; calls in flight fail, and so do those that wait. May be called twice."""
+        scrapes, self._scrapes = self._scrapes, []
+        for scrape in scrapes:
+            scrape.cancel()
+        await asyncio.gather(*scrapes, return_exceptions=True)
+        turns, self._turns = self._turns, {}
+        for ticket, turn in turns.items():
+            self._balancer.withdraw(ticket)
+            if not turn.cancelled():
+                turn.set_exception(RuntimeError(f"{self!r} was closed"))
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for client in self._clients.values():
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def check(self) -> tuple[str, ...]:
+        """The models that the endpoints list; as `ChatClient.check`, for each of them: the first error is raised."""
+        listed = [await client.check() for client in self._clients.values()]
+        return tuple(dict.fromkeys(name for names in listed for name in names))
+
+    async def complete(
+        self, messages: Sequence[Message], *, job: str = "", prefix: str = "", **options: Any
+    ) -> Completion:
+        """Ask; `options` and errors as of `ChatClient.complete`, and `EndpointBusy` E723 (too many wait) and E724 (no
+        endpoint had room within `wait_timeout_s`). Requests with the same `prefix` go to the same endpoint where that
+        costs nothing."""
+        async with self.stream(messages, job=job, prefix=prefix, **options) as answer:
+            async for _ in answer:
+                pass
+        return answer.completion
+
+    @asynccontextmanager
+    async def stream(
+        self, messages: Sequence[Message], *, job: str = "", prefix: str = "", **options: Any
+    ) -> AsyncIterator[PooledAnswer]:
+        """Ask, and get the text as it comes; used like `ChatClient.stream`. Leaving the block early frees its place."""
+        characters = sum(len(str(message.get("content", ""))) for message in messages)
+        prompt_tokens = characters / CHARACTERS_PER_TOKEN
+        ticket = Ticket(prompt_tokens + (options.get("max_tokens") or USUAL_ANSWER_TOKENS), prompt_tokens, job, prefix)
+        async with self._asked(
+            ticket, lambda client: client.stream(messages, **options), PooledAnswer, self._wait_timeout_s
+        ) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def relay(
+        self, ticket: Ticket, path: str, body: bytes, *, wait_timeout_s: float
+    ) -> AsyncIterator[RelayedAnswer]:
+        """Send `body` as it is, and get the answer unread: `ChatClient.relay`, where `ticket` finds room within
+        `wait_timeout_s`. Errors as of `complete`, but for those that blame the prompt."""
+        async with self._asked(
+            ticket, lambda client: client.relay(path, body), RelayedAnswer, wait_timeout_s
+        ) as answer:
+            yield answer
+
+    def wait_s(self, ticket: Ticket) -> float:
+        """How long `ticket` would wait now, as well as one can know."""
+        return self._balancer.wait_s(ticket, _now())
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        ticket: Ticket,
+        ask: Callable[[ChatClient], AbstractAsyncContextManager[R]],
+        wrap: Callable[[R, Grant, Balancer], B],
+        wait_timeout_s: float,
+    ) -> AsyncIterator[B]:
+        """Wait, ask, and ask another endpoint while an answer has not begun."""
+        until = _now() + wait_timeout_s
+        sent = began = False
+        while True:
+            grant = await self._turn(ticket, until, first=sent)
+            sent = True
+            try:
+                with self._accounted(grant):
+                    async with ask(self._clients[grant.endpoint]) as raw:
+                        answer = wrap(raw, grant, self._balancer)
+                        await answer.begin()
+                        began = True
+                        yield answer
+                return
+            except EndpointRefused:
+                raise
+            except EndpointBusy:
+                if began:
+                    raise
+            except EndpointError:
+                ticket.avoid |= {grant.endpoint}
+                if began or len(ticket.avoid) == len(self._clients):
+                    raise
+
+    def snapshot(self) -> tuple[EndpointSnapshot, ...]:
+        """The endpoints at this moment."""
+        return self._balancer.snapshot(_now())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been sent yet."""
+        return self._balancer.waiting
+
+    async def _turn(self, ticket: Ticket, until: float, *, first: bool) -> Grant:
+        """Wait until it may be sent. Withdrawn at once if the caller goes away."""
+        if not self._scrapes:
+            raise RuntimeError(f"{self!r} is not open")
+        turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._balancer.wait(ticket, first=first)
+        self._turns[ticket] = turn
+        self._dispatch()
+        try:
+            async with asyncio.timeout_at(until):
+                return await turn
+        except TimeoutError:
+            self._give_up(ticket, turn)
+            expected = "room at an endpoint within its wait_timeout_s"
+            raise EndpointBusy("E724", "no endpoint had room in time", at=repr(self), expected=expected) from None
+        except asyncio.CancelledError:
+            self._give_up(ticket, turn)
+            raise
+
+    def _give_up(self, ticket: Ticket, turn: asyncio.Future[Grant]) -> None:
+        if self._turns.pop(ticket, None) is not None:
+            self._balancer.withdraw(ticket)
+        elif not turn.cancelled():  # it was granted, and the caller went away before it heard of that
+            self._balancer.end(turn.result(), _now(), Outcome.UNKNOWN)
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Wake everybody whose turn it is, and see that this is called again when a pause ends."""
+        now = _now()
+        while grants := self._balancer.grants(now):
+            for grant in grants:
+                turn = self._turns.pop(grant.ticket)
+                if turn.cancelled():  # and its task does not know yet
+                    self._balancer.end(grant, now, Outcome.UNKNOWN)
+                else:
+                    turn.set_result(grant)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        at = self._balancer.wakes_at(now)
+        if at < math.inf:
+            self._alarm = asyncio.get_running_loop().call_at(at, self._dispatch)
+
+    @contextmanager
+    def _accounted(self, grant: Grant) -> Iterator[None]:
+        """End the grant, as what happens inside says."""
+        outcome, retry_after_s = Outcome.UNKNOWN, None
+        try:
+            yield
+            outcome = Outcome.DONE
+        except EndpointBusy as busy:
+            outcome, retry_after_s = Outcome.PARKED, busy.retry_after_s
+            raise
+        except RecordError:
+            outcome = Outcome.DONE  # the endpoint is well, and said so
+            raise
+        except EndpointRefused:
+            raise
+        except EndpointError:
+            outcome = Outcome.FAILED
+            raise
+        finally:
+            self._balancer.end(grant, _now(), outcome, retry_after_s=retry_after_s)
+            self._dispatch()
+
+    async def _scrape(self, client: ChatClient) -> None:
+        """Read the endpoint's own figures every second; less often where there are none."""
+        while True:
+            found = await client.load()
+            if found is not None:
+                self._balancer.report_load(client.url, _now(), *found)
+                self._dispatch()
+            await asyncio.sleep(SCRAPE_S if found is not None else SCRAPE_AGAIN_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
