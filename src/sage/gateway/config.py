@@ -1,0 +1,165 @@
+"""What a gateway is started with: a TOML file, read and checked as a whole.
+
+::
+
+    host = "127.0.0.1"           # another address needs keys
+    port = 8900
+    max_wait_s = 60              # a request that would wait longer is turned away at once
+    timeout_s = 600              # for a whole answer
+    usage_file = "usage.sqlite"  # relative to this file
+
+    [[endpoint]]
+    url = "http://127.0.0.1:8001"
+    models = ["Qwen/Qwen2.5-3B-Instruct"]  # without it the endpoint is asked when the gateway starts
+    key_file = "upstream.key"
+
+    [[key]]
+    name = "alice"               # `sage gateway --new-key alice` writes this table
+    sha256 = "..."
+    tenant = "search"            # keys of one tenant share its turn; without it each key is a tenant
+    scopes = ["infer"]           # and "admin", for /metrics
+    weight = 2
+    priority = 1                 # the higher one goes first
+    max_requests = 256           # at once
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sage.errors import PipelineError
+from sage.settings import Secret, check_secret, check_url
+
+MAX_FILE_BYTES = 1 << 20
+MAX_KEY_BYTES = 4096
+PORT = 8900
+
+Scope = Literal["infer", "admin"]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+
+
+class EndpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One endpoint. Without `models` it is asked for them when the gateway starts."""
+
+    url: str
+    models: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    key_file: str | None = None
+
+
+class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key, of which only the SHA-256 is known."""
+
+    name: Name
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    tenant: Name | None = None
+    scopes: tuple[Scope, ...] = ("infer",)
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    priority: Annotated[int, Meta(ge=-8, le=8)] = 0
+    max_requests: Annotated[int, Meta(ge=1)] = 1024
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything; see the module."""
+
+    endpoint: tuple[EndpointConfig, ...] = ()
+    key: tuple[KeyConfig, ...] = ()
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = PORT
+    max_wait_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    usage_file: str | None = None
+
+    def check(self, at: str) -> None:
+        """Raises `PipelineError`: E242, E247 (an address beyond this machine, and no key)."""
+        if not self.endpoint:
+            raise PipelineError("E242", "a gateway needs an endpoint", at=at, try_="--endpoint URL, or [[endpoint]]")
+        for endpoint in self.endpoint:
+            check_url(endpoint.url, f"{at} endpoint.url")
+        for what, values in (
+            ("endpoint.url", [endpoint.url for endpoint in self.endpoint]),
+            ("key.name", [key.name for key in self.key]),
+            ("key.sha256", [key.sha256 for key in self.key]),
+        ):
+            if twice := next((value for value in values if values.count(value) > 1), None):
+                raise PipelineError("E242", f"{what} stands there twice", at=at, got=twice, expected="each once")
+        if not self.key and not is_loopback(self.host):
+            raise PipelineError(
+                "E247", "a server on this address needs a key", at=self.host, try_="127.0.0.1, or --new-key NAME"
+            )
+
+
+class Callers:
+    """Who a key belongs to."""
+
+    def __init__(self, keys: Sequence[KeyConfig]) -> None:
+        self._keys = [(bytes.fromhex(key.sha256), key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def of(self, given: bytes) -> KeyConfig | None:
+        """The key's entry; None for a wrong one. Takes the same time for every `given` of one length."""
+        digest = hashlib.sha256(given).digest()
+        matches = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
+        return matches[0] if matches else None
+
+
+def new_key(name: str) -> tuple[str, KeyConfig]:
+    """A new random key, and its entry in the configuration."""
+    key = f"sage-{secrets.token_urlsafe(32)}"
+    entry = KeyConfig(name, hashlib.sha256(key.encode()).hexdigest())
+    try:
+        return key, msgspec.convert(msgspec.to_builtins(entry), KeyConfig)
+    except msgspec.ValidationError as error:
+        raise PipelineError("E242", "a key cannot have this name", got=name, expected=str(error)) from error
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read and check it; paths in it become relative to its folder. Raises `PipelineError` (E241 to E243, E247)."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise PipelineError("E243", "the file is too large", at=str(path), expected="at most 1 MB")
+        config = msgspec.toml.decode(raw.decode("utf-8-sig"), type=GatewayConfig)
+    except OSError as error:
+        raise PipelineError("E243", "the file cannot be read", at=str(path), got=error.strerror) from error
+    except msgspec.ValidationError as error:
+        raise PipelineError("E241", "a setting is wrong", at=str(path), got=str(error)) from error
+    except (ValueError, RecursionError) as error:  # what is not UTF-8 too
+        raise PipelineError("E243", "the file is not valid TOML", at=str(path), got=str(error)) from error
+    endpoints = tuple(
+        msgspec.structs.replace(endpoint, key_file=str(path.parent / endpoint.key_file))
+        if endpoint.key_file
+        else endpoint
+        for endpoint in config.endpoint
+    )
+    usage_file = None if config.usage_file is None else str(path.parent / config.usage_file)
+    return msgspec.structs.replace(config, endpoint=endpoints, usage_file=usage_file)
+
+
+def upstream_key(endpoint: EndpointConfig) -> Secret | None:
+    """The key to be sent to `endpoint`. Raises `PipelineError` E244."""
+    if endpoint.key_file is None:
+        return None
+    try:
+        with Path(endpoint.key_file).open("rb") as file:
+            raw = file.read(MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise PipelineError("E244", "the key file cannot be read", at=endpoint.key_file, got=error.strerror) from error
+    if len(raw) > MAX_KEY_BYTES:
+        raise PipelineError("E244", "the key file is too large for a key", at=endpoint.key_file)
+    return check_secret(raw.decode("ascii", "replace"), endpoint.key_file)
+
+
+def is_loopback(host: str) -> bool:
+    """Nobody but this machine can connect to it."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,22 @@
+"""Many pipelines at once: jobs that survive the terminal they were submitted from, and the manager of them.
+
+======================  ============================================================================================
+`states`, `admission`   pure: which state may follow which; which job may start
+`job`                   what was submitted and what became of it, as plain data
+`store`, `folder`       where that is kept: one SQLite file, and a folder for each job
+`processes`             processes known by more than their number
+`supervisor`            the process that sees to one run of one job, and outlives the manager
+`manager`               takes jobs in, has them started, settles how they ended
+`supervision`           its supervisors: started, heard, waited for
+`routes`, `api`         what can be asked over HTTP; `openapi` describes it
+`server`                who may ask, and how much
+`client`                asks it
+`daemon`                the process of the manager
+`log`, `outcome`        what a job wrote; how it ended
+`cleanup`               what was left behind
+======================  ============================================================================================
+
+Nothing is imported here: a supervisor, of which there is one a job, takes only what it needs.
+
+The command line (`sage jobmanager`, `sage job`) is a client like any other. docs/jobs.md says how to use it.
+"""

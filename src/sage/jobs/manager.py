@@ -1,0 +1,347 @@
+"""The manager of many jobs: takes them in, starts each when there is a place for it, and sees how it ends.
+
+It holds no process in its hands that it could lose: what it knows is on disk before it acts, and each act can be done
+again. A manager that was killed is followed by one that reads the jobs, starts again what was about to start (a run
+is begun once at most, see `sage.jobs.supervisor`), watches what runs, and settles what ended in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sage.clock import SYSTEM_CLOCK, Clock
+from sage.errors import HostError, StorageError, UsageError
+from sage.jobs.admission import Admission, Waiting, admit
+from sage.jobs.folder import JobFolder, StateFolder, touch
+from sage.jobs.job import Job, JobSpec, new_id
+from sage.jobs.outcome import outcome_of
+from sage.jobs.processes import Process, end_all, marked
+from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
+from sage.jobs.store import Store
+from sage.jobs.supervision import Ended, Supervisors, Told
+
+MOST_PENDING = 1000
+RETRY_S = 2.0
+"""After which what could not be stored, or not be started yet, is tried again."""
+MOST_BUSY = 5
+"""How often a job is tried that says that a run of it is not over."""
+KILL_GRACE_S = 2.0
+"""For killed processes to be gone."""
+LOG_TAIL_BYTES = 2000
+
+Say = Callable[[str], None]
+_Task = tuple[Callable[[Job], None], str]
+
+
+class Manager:
+    """All jobs of one state folder, which the caller has locked. Methods may be called from any thread; `run` is the
+    one that acts, until `stop`. Jobs that run go on without it."""
+
+    def __init__(
+        self, folder: StateFolder, store: Store, *, max_running: int, say: Say, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        """Raises `StorageError` if the stored jobs cannot be read."""
+        self._folder = folder
+        self._store = store
+        self._max_running = max_running
+        self._say = say
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._jobs = {job.id: job for job in store.jobs()}
+        self._due = {job.id: self._due_at(job) for job in self._jobs.values() if job.state is State.PENDING}
+        self._supervisors = Supervisors()
+        self._unfinished: list[_Task] = []
+        self._busy: dict[str, int] = {}
+        self._stopped = False
+
+    # --- for clients ---
+
+    def jobs(self) -> list[Job]:
+        """All of them, in the order in which they were submitted."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def job(self, job: str) -> Job:
+        """The one with this id. Raises `UsageError` E143 if there is none."""
+        with self._lock:
+            if job not in self._jobs:
+                raise UsageError("E143", "there is no such job", got=job, try_="sage job list")
+            return self._jobs[job]
+
+    def submit(self, spec: JobSpec, job: str | None = None) -> Job:
+        """Take a job in. Submitting the same again under the same id, `job`, gives the job that there is.
+
+        Raises `UsageError`: E145 if its file cannot be read or the id is another job's, E148 if too many wait; and
+        `StorageError` E601 if there is no room.
+        """
+        spec = _completed(spec)
+        with self._lock:
+            known = self._jobs.get(job or "")
+            if known is not None:
+                if known.spec != spec:
+                    raise UsageError("E145", "another job has this id", at="id", got=job)
+                return known
+            if len(self._due) >= MOST_PENDING:
+                raise UsageError("E148", "too many jobs wait", got=len(self._due), expected=f"at most {MOST_PENDING}")
+            made = Job(job or new_id(), spec, self._clock.wall())
+            folder = self._folder.job(made.id)
+            if folder.run(1).path.exists():
+                raise UsageError("E145", "there is a folder of a job with this id", at="id", got=job)
+            folder.remove()  # of a submission that was cut off
+            try:
+                folder.make(spec)
+                touch(folder.lock)
+                self._store.put(made)
+            except BaseException:
+                folder.remove()
+                raise
+            self._jobs[made.id] = made
+            self._due[made.id] = self._due_at(made)
+            self._say(f"{made.id} {made.state}: {spec.file}")
+            self._supervisors.wake()
+            return made
+
+    def command(self, command: Command, job: str) -> Job:
+        """Carry out `command`. Raises `UsageError`: E143, E144 where the state forbids it, E149 (`resume`) while
+        processes of the last run are there."""
+        with self._lock:
+            found = self.job(job)
+            check_command(job, command, found.state)
+            carry_out = {Command.STOP: self._stop, Command.RESUME: self._resume, Command.DELETE: self._delete}
+            return carry_out[command](found)
+
+    def queue(self) -> Admission:
+        """Who waits for what; `start` holds those that are about to start."""
+        with self._lock:
+            now = self._clock.monotonic()
+            wall = self._clock.wall()
+            waiting = [
+                Waiting(job.id, job.spec.priority, max(0.0, wall - _pending_since(job)), max(0.0, due - now))
+                for job, due in ((self._jobs[one], due) for one, due in self._due.items())
+            ]
+            return admit(waiting, self._running(), self._max_running)
+
+    @property
+    def max_running(self) -> int:
+        """How many jobs may run at once."""
+        return self._max_running
+
+    # --- the thread that acts ---
+
+    def run(self) -> None:
+        """Find again what runs, then see to all jobs until `stop`."""
+        with self._lock:
+            for job in self.jobs():
+                self._find_again(job)
+        wait_s: float | None = 0.0
+        while not self._stopped:
+            events = self._supervisors.wait(wait_s)
+            with self._lock:
+                wait_s = self._turn(events)
+
+    def stop(self) -> None:
+        """Have `run` return; from any thread, or from a signal handler."""
+        self._stopped = True
+        self._supervisors.wake()
+
+    def close(self) -> None:
+        """Let go of what is open, after `run` has returned."""
+        self._supervisors.close()
+
+    def _turn(self, events: Iterable[Told | Ended]) -> float | None:
+        """See to what happened, and start what may start; how long to sleep then, in seconds."""
+        tasks = [*map(self._task_of, events), *self._unfinished]
+        self._unfinished = []
+        self._unfinished += [task for task in tasks if not self._carried_out(*task)]
+        started = [self._carried_out(self._start, job) for job in self.queue().start]
+        now = self._clock.monotonic()
+        delays = [due - now for due in self._due.values() if due > now]
+        return min([*delays, *([RETRY_S] if self._unfinished or not all(started) else [])], default=None)
+
+    def _task_of(self, event: Told | Ended) -> _Task:
+        if isinstance(event, Told):
+            return partial(self._heard, event.message), event.job
+        return self._settle, event.job
+
+    def _carried_out(self, handle: Callable[[Job], None], job: str) -> bool:
+        """Whether it worked; what cannot be stored now is done again later."""
+        found = self._jobs.get(job)
+        try:
+            if found is not None:
+                handle(found)
+        except StorageError as error:
+            self._say(f"{job}: {error}")
+            return False
+        return True
+
+    # --- a job's life ---
+
+    def _start(self, job: Job) -> None:
+        """Store that it starts, and only then start it."""
+        self._change(job, State.STARTING, run=job.run + 1, abort=False, supervisor=None)
+        del self._due[job.id]
+        self._unfinished.append((self._spawn, job.id))
+        self._supervisors.wake()
+
+    def _spawn(self, job: Job) -> None:
+        """Done again for a run that is begun, it finds who sees to that."""
+        try:
+            self._supervisors.start(job.id, self._folder.job(job.id), job.run)
+        except OSError as error:
+            self._fail_to_start(job, str(error))
+
+    def _heard(self, message: dict[str, Any], job: Job) -> None:
+        folder = self._folder.job(job.id)
+        if "supervisor" in message:
+            self._runs(job, Process(**message["supervisor"]))
+        elif "begun" in message:
+            self._settle(job)
+        elif "busy" in message and self._busy.get(job.id, 0) < MOST_BUSY:
+            # one that was started a moment ago, by a manager that was killed, has not said yet that it is there
+            self._busy[job.id] = self._busy.get(job.id, 0) + 1
+            self._unfinished.append((self._spawn, job.id))
+        elif "busy" in message:
+            self._fail_to_start(job, "processes of an earlier run are still there")
+        elif "failed" in message:
+            self._fail_to_start(job, message["failed"])
+        elif folder.run(job.run).path.exists():  # it was killed before it could say anything
+            self._settle(job)
+        else:
+            self._fail_to_start(job, _tail(folder))
+
+    def _runs(self, job: Job, supervisor: Process) -> None:
+        self._busy.pop(job.id, None)
+        if job.state is State.STARTING:
+            self._change(job, State.RUNNING, supervisor=supervisor)
+        else:
+            self._store_as(job, supervisor=supervisor)
+        self._watch(self._jobs[job.id])
+
+    def _watch(self, job: Job) -> None:
+        """Be told when its supervisor ends; and pass on to it that it was told to stop."""
+        if job.supervisor is None or not self._supervisors.watch(job.id, job.supervisor):
+            self._settle(job)
+        elif job.state is State.STOPPING:
+            self._send_stop(job)
+
+    def _settle(self, job: Job) -> None:
+        """How did it end? What is left of it ends too, or it could not be resumed."""
+        folder = self._folder.job(job.id)
+        state, reason = outcome_of(folder.run(job.run))
+        if state is State.LOST:
+            end_all([process for process, _ in marked(lambda path: path == str(folder.path))], KILL_GRACE_S)
+        self._change(job, state, reason)
+
+    def _fail_to_start(self, job: Job, why: str) -> None:
+        at = str(self._folder.job(job.id).path)
+        self._change(job, State.FAILED, str(HostError("E821", "the job cannot be started", at=at, got=why)))
+
+    def _find_again(self, job: Job) -> None:
+        """After the manager was started: what became of a job that was under way?"""
+        if job.state in ACTIVE:
+            self._unfinished.append((self._watch if job.supervisor is not None else self._spawn, job.id))
+
+    # --- commands ---
+
+    def _stop(self, job: Job) -> Job:
+        if job.state is State.PENDING:
+            self._change(job, State.CANCELLED)
+            del self._due[job.id]
+        elif job.state is State.STOPPING:
+            self._store_as(job, abort=True)
+            self._send_stop(self._jobs[job.id])
+        elif job.state in ACTIVE:
+            self._change(job, State.STOPPING)
+            self._send_stop(self._jobs[job.id])
+        return self._jobs[job.id]
+
+    def _send_stop(self, job: Job) -> None:
+        """Nothing is lost where nobody is there yet: `_watch` sends it again."""
+        if job.supervisor is not None:
+            job.supervisor.send(signal.SIGUSR1 if job.abort else signal.SIGTERM)
+
+    def _resume(self, job: Job) -> Job:
+        folder = self._folder.job(job.id)
+        if not folder.path.exists():
+            raise UsageError("E149", "the folder of the job is gone", at=str(folder.path), try_="sage job submit")
+        if folder.is_locked():
+            raise UsageError(
+                "E149", "processes of the last run are still there", at=f"job {job.id}", try_="sage jobmanager cleanup"
+            )
+        self._change(job, State.PENDING)
+        self._due[job.id] = 0.0
+        self._supervisors.wake()
+        return self._jobs[job.id]
+
+    def _delete(self, job: Job) -> Job:
+        self._store.delete(job.id)
+        del self._jobs[job.id]
+        self._due.pop(job.id, None)
+        self._folder.job(job.id).remove()
+        self._say(f"{job.id} deleted")
+        return job
+
+    # --- what is stored ---
+
+    def _change(self, job: Job, state: State, reason: str = "", **values: Any) -> None:
+        """Stored first: what this process believes is never ahead of what the next one will read."""
+        changed = job.changed(state, self._clock.wall(), reason, **values)
+        self._store.put(changed)
+        self._jobs[job.id] = changed
+        self._say(f"{job.id} {state}" + (f": {reason}" if reason else ""))
+        if state in ENDS:
+            self._supervisors.wake()
+            with suppress(OSError):
+                os.utime(self._folder.job(job.id).path)  # wakes those who wait for its log
+
+    def _store_as(self, job: Job, **values: Any) -> None:
+        """The same state, with other values."""
+        changed = replace(job, **values)
+        self._store.put(changed)
+        self._jobs[job.id] = changed
+
+    def _running(self) -> int:
+        return sum(1 for job in self._jobs.values() if job.state in ACTIVE)
+
+    def _due_at(self, job: Job) -> float:
+        """When its start delay is over, on the monotonic clock; a wall clock that jumped cannot make it longer."""
+        delay_s = 0.0 if job.changes else job.spec.start_delay_s  # one that was resumed does not wait again
+        left_s = job.submitted_at + delay_s - self._clock.wall()
+        return self._clock.monotonic() + min(delay_s, max(0.0, left_s))
+
+
+def _completed(spec: JobSpec) -> JobSpec:
+    """With the checksum of the file. Raises `UsageError` E145 if it cannot be read."""
+    try:
+        if not stat.S_ISDIR(os.stat(spec.folder).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", spec.folder)
+        if not stat.S_ISREG(os.stat(spec.file).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", spec.file)
+        with open(spec.file, "rb") as file:
+            return replace(spec, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        what = f"a path of the job cannot be used ({error.strerror})"
+        raise UsageError("E145", what, at="file or folder", got=error.filename) from error
+
+
+def _pending_since(job: Job) -> float:
+    return job.changes[-1].at if job.changes else job.submitted_at
+
+
+def _tail(folder: JobFolder) -> str:
+    """The last that was written to the log."""
+    try:
+        lines = folder.log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "the process ended at once"

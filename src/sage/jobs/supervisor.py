@@ -1,0 +1,165 @@
+"""``python -m sage.jobs.supervisor FOLDER RUN``: the process that sees to one run of one job.
+
+It outlives the manager, takes the lock of the job, starts the process that runs the pipeline, passes requests to stop
+on to it, and writes down how it ended. What the job left running ends with it. A run is begun once at most, however
+often a supervisor is started for it: the folder of the run can be made only once.
+
+Signals: SIGTERM stops the pipeline cleanly, SIGUSR1 ends it at once; more of the same changes nothing. On standard
+output it says one line of JSON, and closes it: ``{"supervisor": {...}}`` who sees to the run (itself, or the one that
+was there before), ``{"begun": true}`` that the run was begun and is over, ``{"busy": true}`` that another run of the
+job is not over, or ``{"failed": "..."}``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sage.errors import HostError, SageError
+from sage.jobs.folder import JobFolder, RunFolder, locked, read_json, storing, write_json
+from sage.jobs.processes import MARK, descendants, this_process
+
+ABORT_GRACE_S = 10.0
+"""From the request to end at once until everything is killed."""
+KILL_GRACE_S = 5.0
+"""For killed processes to be gone."""
+NOT_STARTED = 127
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+
+
+def main(arguments: list[str]) -> None:
+    """See to one run, to its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    folder = JobFolder(Path(arguments[0]))
+    run = folder.run(int(arguments[1]))
+    try:
+        with locked(folder.lock) as lock, storing(run.path):
+            _see_to(folder, run, lock)
+    except BlockingIOError:
+        found = run.supervisor_of_it()
+        _tell({"supervisor": asdict(found)} if found is not None and found.is_alive else {"busy": True})
+    except (SageError, OSError) as error:
+        _tell({"failed": str(error)})
+
+
+def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
+    try:
+        run.path.mkdir(mode=0o700)
+    except FileExistsError:
+        _tell({"begun": True})
+        return
+    run.reserve()
+    write_json(run.supervisor, asdict(this_process()))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    os.putenv(MARK, str(folder.path))
+    spec = read_json(folder.spec) or {}
+    _tell({"supervisor": asdict(this_process())})
+    try:
+        child = subprocess.Popen(
+            [spec.get("python") or sys.executable, "-u", "-P", "-m", "sage", "job", "execute", str(run.path)],
+            cwd=spec["folder"], stdin=subprocess.DEVNULL, stdout=2, stderr=2, pass_fds=[lock],
+            preexec_fn=_in_child,  # noqa: PLW1509 -- this process has one thread
+        )  # fmt: skip
+    except (OSError, KeyError) as error:
+        refused = HostError("E821", "the job cannot be started", at=str(folder.path), got=str(error))
+        run.add_result(json.dumps({"error": {"code": refused.code, "text": str(refused)}}))
+        run.write_end(NOT_STARTED, stopped=False)
+        return
+    code, stopped = _Watch(child.pid).to_the_end()
+    child.returncode = code  # it was waited for
+    run.write_end(code, stopped=stopped)
+
+
+class _Watch:
+    """One process, until it has ended."""
+
+    def __init__(self, child: int) -> None:
+        self._child = child
+        self._code: int | None = None
+        self._told: list[int] = []
+        self._kill_at: float | None = None
+
+    def to_the_end(self) -> tuple[int, bool]:
+        """Its exit code, or minus the signal that ended it; and whether it had been told to stop."""
+        while self._code is None:
+            received = _next_signal(self._kill_at)
+            if received is None:
+                _kill(descendants(os.getpid()))
+                self._kill_at = time.monotonic() + KILL_GRACE_S
+            elif received == signal.SIGCHLD:
+                self._reap()
+            else:
+                self._stop(at_once=received == signal.SIGUSR1)
+        self._end_the_rest()
+        return self._code, bool(self._told)
+
+    def _stop(self, *, at_once: bool) -> None:
+        """Two different signals: two of the same kind may arrive as one."""
+        for number in (signal.SIGTERM, signal.SIGINT) if at_once else (signal.SIGTERM,):
+            if number not in self._told:
+                self._told.append(number)
+                _kill([self._child], number)
+        if at_once and self._kill_at is None:
+            self._kill_at = time.monotonic() + ABORT_GRACE_S
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self._child:
+                    self._code = os.waitstatus_to_exitcode(ended[1])
+
+    def _end_the_rest(self) -> None:
+        """This process inherits what its descendants leave behind, dead or alive."""
+        self._reap()
+        until = time.monotonic() + KILL_GRACE_S
+        while left := descendants(os.getpid()):
+            _kill(left)
+            if _next_signal(until) is None:
+                break
+            self._reap()
+
+
+def _next_signal(until: float | None) -> int | None:
+    """The next of `_SIGNALS`; None if it does not come in time."""
+    if until is None:
+        return signal.sigwaitinfo(_SIGNALS).si_signo
+    found = signal.sigtimedwait(_SIGNALS, max(0.0, until - time.monotonic()))
+    return None if found is None else found.si_signo
+
+
+def _kill(pids: list[int], number: int = signal.SIGKILL) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _in_child() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
+
+
+def _tell(message: dict[str, Any]) -> None:
+    """Say it to the manager, if that is there still, and close standard output."""
+    with suppress(BrokenPipeError):
+        os.write(1, json.dumps(message).encode() + b"\n")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""Schedulers: where a task is placed, who gets the next piece of work, and what goes first.
+
+::
+
+    view.py             what a scheduler sees: nodes, replicas, waiting work. Plain data, gathered by others
+    scheduler.py        Scheduler, the contract; Decision; the registry of names
+    fit.py              which nodes can carry a task
+    fifo.py             the first that is free, in order of arrival
+    round_robin.py      each in turn
+    load_aware.py       the least loaded (spread), or the fullest that has room (pack)
+    priority.py         bands with ageing
+    adaptive.py         the default: late binding, by expected time to finish
+    learning.py         what a record costs and how quick a node is, from what was observed
+
+Everything here is pure: no clock, no sleep, no I/O, no state between calls. Time comes in with the view.
+"""
+
+from sage.errors import SchedulingError
+from sage.scheduling.adaptive import Adaptive
+from sage.scheduling.fifo import Fifo
+from sage.scheduling.learning import Costs, Speeds
+from sage.scheduling.load_aware import LoadAwarePack, LoadAwareSpread
+from sage.scheduling.priority import Priority
+from sage.scheduling.round_robin import RoundRobin
+from sage.scheduling.scheduler import Decision, Scheduler, names, register, scheduler_named
+from sage.scheduling.view import Cluster, Node, Replica, Task, Work
+
+__all__ = [
+    "Scheduler",
+    "Decision",
+    "register",
+    "scheduler_named",
+    "names",
+    "Cluster",
+    "Node",
+    "Task",
+    "Replica",
+    "Work",
+    "Fifo",
+    "RoundRobin",
+    "LoadAwareSpread",
+    "LoadAwarePack",
+    "Priority",
+    "Adaptive",
+    "Costs",
+    "Speeds",
+    "SchedulingError",
+]

@@ -1,0 +1,94 @@
+"""The official client works against the gateway as it is, streams and errors included."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from behind import MODEL, gateway_for
+
+from sage.gateway import Gateway, new_key
+from sage.llm import ChatClient
+from sage.llm.simulated import SimulatedEndpoint
+
+openai = pytest.importorskip("openai")
+pytestmark = pytest.mark.filterwarnings("default")
+MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+@pytest.fixture
+def endpoint() -> Iterator[SimulatedEndpoint]:
+    with SimulatedEndpoint("tiny") as running:
+        yield running
+
+
+@pytest.fixture
+def client(endpoint: SimulatedEndpoint) -> Iterator[Any]:
+    key, entry = new_key("alice")
+    with (
+        gateway_for(endpoint.url, key=(entry,), max_wait_s=0.5) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as made,
+    ):
+        yield made
+
+
+def test_chat_streams_and_completions(client: Any) -> None:
+    create = client.chat.completions.create
+    whole = create(model=MODEL, messages=MESSAGES, max_tokens=7)
+    assert whole.usage.completion_tokens == 7
+    chunks = list(create(model=MODEL, messages=MESSAGES, max_tokens=7, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    options = {"include_usage": True}
+    *_, last = create(model=MODEL, messages=MESSAGES, max_tokens=7, stream=True, stream_options=options)
+    assert last.usage == whole.usage
+    pieces = client.completions.create(model=MODEL, prompt="x", max_tokens=3, stream=True)
+    assert len("".join(chunk.choices[0].text for chunk in pieces)) == 12
+
+
+def test_tools_embeddings_and_models(client: Any) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=tools)
+    call = answer.choices[0].message.tool_calls[0]
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "the sun"})
+    vectors = client.embeddings.create(model=MODEL, input=["a", "b"]).data
+    assert [len(vector.embedding) for vector in vectors] == [384, 384]
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_errors_are_of_the_right_class(endpoint: SimulatedEndpoint, client: Any) -> None:
+    create = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError):
+        create(model="other", messages=MESSAGES)
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(model=MODEL, messages=MESSAGES, max_tokens=100_000)
+    assert caught.value.code == "context_length_exceeded", "the endpoint's own"
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(model=MODEL, messages=MESSAGES, n=17)
+    assert caught.value.param == "n"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+    endpoint.set_faults("500*1")
+    with pytest.raises(openai.InternalServerError):
+        create(model=MODEL, messages=MESSAGES)
+    endpoint.set_faults("half*1")
+    with pytest.raises(openai.APIError, match="half an answer"):
+        list(create(model=MODEL, messages=MESSAGES, stream=True))
+    endpoint.set_faults("503=60")
+    with pytest.raises(openai.InternalServerError):
+        create(model=MODEL, messages=MESSAGES)
+    with pytest.raises(openai.RateLimitError) as busy:
+        create(model=MODEL, messages=MESSAGES)
+    assert int(busy.value.response.headers["Retry-After"]) > 50
+
+
+def test_our_own_clients_too(endpoint: SimulatedEndpoint) -> None:
+
+    async def ask(gateway: Gateway) -> str:
+        async with ChatClient(gateway.url) as client:
+            return (await client.complete([{"role": "user", "content": "Hi"}], max_tokens=3)).model
+
+    with gateway_for(endpoint.url) as gateway:
+        assert asyncio.run(ask(gateway)) == MODEL
