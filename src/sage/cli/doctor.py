@@ -1,0 +1,58 @@
+"""``sage doctor``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+
+import click
+
+from sage.cli.checks import Finding, Level, all_findings
+from sage.cli.commands import debug_option
+from sage.errors import PipelineError
+
+NOT_READY = PipelineError.exit_code
+INDENT = 23
+COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+
+
+@click.command("doctor")
+@click.option("--json", "to_json", is_flag=True, help="The findings as one JSON object.")
+@debug_option
+@click.pass_context
+def doctor(context: click.Context, to_json: bool) -> None:
+    """Check that this machine is ready for SAGE, and say what to do where it is not.
+
+    Exits with 0 if nothing failed; warnings are about what only some pipelines need.
+    """
+    findings = []
+    for finding in all_findings():
+        findings.append(finding)
+        if not to_json:
+            _show(finding)
+    failed = sum(finding.level is Level.FAIL for finding in findings)
+    warned = sum(finding.level is Level.WARN for finding in findings)
+    if to_json:
+        click.echo(json.dumps({"ready": not failed, "findings": [_as_json(finding) for finding in findings]}))
+    elif failed:
+        click.echo(f"not ready: {failed} failed, {warned} to look at")
+    else:
+        click.echo("ready" + (f", {warned} to look at" if warned else ""))
+    if failed:
+        context.exit(NOT_READY)
+
+
+def _show(finding: Finding) -> None:
+    lines = [finding.found] if finding.try_ is None else [finding.found, f"try: {finding.try_}"]
+    width = max(40, shutil.get_terminal_size((120, 24)).columns - INDENT)
+    wrapped = [
+        part for line in lines for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    ]
+    click.echo(f"{click.style(finding.level.ljust(4), fg=COLOURS[finding.level])}  {finding.subject:<16} {wrapped[0]}")
+    for line in wrapped[1:]:
+        click.echo(" " * INDENT + line)
+
+
+def _as_json(finding: Finding) -> dict[str, str | None]:
+    return {"subject": finding.subject, "level": finding.level.value, "found": finding.found, "try": finding.try_}

@@ -1,0 +1,111 @@
+"""A job of the job manager, in words for people; what a job and a row have is what the manager answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sage.cli.figures import clock, columns_as_text, count, seconds
+from sage.errors import shorten
+from sage.jobs.states import State
+from sage.runtime.account import Account
+from sage.runtime.outcome import JobSnapshot, Status
+from sage.runtime.stats import StepSnapshot
+
+EXIT_CODES = {State.FAILED: 9, State.LOST: 9, State.CANCELLED: 130}
+"""Of `sage job watch`, where the job itself did not say."""
+SILENT_S = 5.0
+"""After which figures are too old to be taken for those of now."""
+SMALLEST_NOTE = 12
+
+
+def exit_code_of(found: Mapping[str, Any]) -> int:
+    """What `sage run` would have exited with."""
+    error = next((result["error"] for result in reversed(found["results"]) if result.get("error")), None)
+    if found["state"] == State.FAILED and error is not None:
+        return int(error.get("exit_code", EXIT_CODES[State.FAILED]))
+    return EXIT_CODES.get(State(found["state"]), 0)
+
+
+def snapshot_of(found: Mapping[str, Any]) -> JobSnapshot | None:
+    """The figures of a job that runs; None while it has none."""
+    figures = found["figures"]
+    if figures is None or "stopping" not in figures:
+        return None
+    return JobSnapshot(
+        pipeline=figures["pipeline"],
+        status=Status(figures["status"]),
+        stopping=figures["stopping"],
+        elapsed_s=figures["elapsed_s"],
+        account=Account(**figures["account"]),
+        steps=tuple(StepSnapshot(**step) for step in figures["steps"]),
+        p50_s=figures["p50_s"],
+        p99_s=figures["p99_s"],
+    )
+
+
+def table(jobs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """A line of headings and a line per job; what can be spared is left out where `width` is small."""
+    columns = {
+        "state": [_short_state(found) for found in jobs],
+        "runs for": [_or_dash(clock, found["elapsed_s"]) for found in jobs],
+        "read": [_or_dash(count, found["read"]) for found in jobs],
+        "written": [_or_dash(count, found["written"]) for found in jobs],
+        "dead": [_or_dash(count, found["dead_lettered"]) for found in jobs],
+    }
+    names = [f"{found['id']}  {found['name']}" for found in jobs]
+    lines = columns_as_text("job", names, columns, width, ("dead", "runs for", "read"))
+    notes = ["", *(shorten(_note(found), 300) for found in jobs)]
+    room = width - len(lines[0]) - 2
+    if room < SMALLEST_NOTE:
+        return lines
+    return [f"{line}  {shorten(note, room)}".rstrip() for line, note in zip(lines, notes, strict=True)]
+
+
+def described(found: Mapping[str, Any]) -> Iterator[str]:
+    spec = found["spec"]
+    yield f"{found['id']}  {found['name']}: {found['state']}"
+    if note := _note(found):
+        yield f"  {shorten(note, 1000)}"
+    yield f"  file      {shorten(spec['file'], 300)}"
+    yield f"  runs in   {shorten(spec['folder'], 300)}"
+    if spec["arguments"]:
+        yield f"  arguments {shorten(' '.join(spec['arguments']), 300)}"
+    yield f"  folder    {shorten(found['folder'], 300)}"
+    if found["process"] is not None:
+        yield f"  process   {found['process']}"
+    yield f"  submitted {_moment(found['submitted_at'])}, priority {found['priority']}"
+    for change in found["changes"]:
+        yield f"  {_moment(change['at'])}  {change['state']}"
+    figures = found["figures"]
+    if figures is not None:
+        account = Account(**figures["account"])
+        yield f"  {figures['pipeline']}: {account} in {seconds(figures['elapsed_s'])}"
+        for step in figures["steps"]:
+            latency = "" if step["p50_s"] is None else f", p50 {seconds(step['p50_s'])}, p99 {seconds(step['p99_s'])}"
+            yield f"    {step['name']}: {step['received']:,} records, {step['in_flight']:,} in flight{latency}"
+
+
+def _note(found: Mapping[str, Any]) -> str:
+    """What there is to say about the state of a job."""
+    if found["state"] == State.PENDING:
+        return f"place {found['position']}: {found['reason']}" if found["position"] else "is about to start"
+    if found["stalled"]:
+        return f"nothing moves: {found['stalled']}"
+    if found["silent_s"] is not None and found["silent_s"] > SILENT_S:
+        return f"silent for {seconds(found['silent_s'])}"
+    return str(found["reason"])
+
+
+def _short_state(found: Mapping[str, Any]) -> str:
+    state = str(found["state"])
+    return "DEAD LETTERS" if state == State.SUCCEEDED_WITH_DEAD_LETTERS else state
+
+
+def _or_dash(form: Any, number: float | None) -> str:
+    return "-" if number is None else str(form(number))
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

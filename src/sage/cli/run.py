@@ -1,0 +1,92 @@
+"""``sage run FILE``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from sage.cli.commands import debug_option, invocation_of, whole_number
+from sage.cli.report import failure_as_json
+from sage.cli.user_file import check_meant, executed, pipeline_of
+from sage.cli.watching import Watcher
+from sage.errors import SageError, UsageError
+from sage.flow.pipeline import Pipeline
+from sage.runtime.outcome import RunOptions, RunResult, Status
+from sage.runtime.run import check_engine
+
+FINISHED_WITH_DEAD_LETTERS = 8
+
+
+@click.command("run")
+@click.argument("file")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
+@click.option("--pipeline", metavar="NAME", help="Which pipeline of the file, where it holds several.")
+@click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs it.")
+@click.option("--processes", callback=whole_number, metavar="N", help="Run what keeps a processor busy in N processes.")
+@click.option("--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: NAME.dead.jsonl]")
+@click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
+@click.option("--fail-on-dead-letters", is_flag=True, help="Exit with 8 when there are any.")
+@click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
+@click.option("--json", "to_json", is_flag=True, help="The result as JSON on standard output, and nothing else there.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@debug_option
+@click.pass_context
+def run(
+    context: click.Context,
+    *,
+    file: str,
+    arguments: tuple[str, ...],
+    pipeline: str | None,
+    engine: str,
+    processes: int | None,
+    dead_letters: str | None,
+    max_dead_letters: int | None,
+    fail_on_dead_letters: bool,
+    append: bool,
+    to_json: bool,
+    quiet: bool,
+) -> None:
+    """Run the pipeline of the Python file FILE.
+
+    The file is executed as a program. If it calls sage.run itself, that runs with the options given here; if not, the
+    pipeline in its variable `pipeline`, or the only one, is run. ARGUMENTS behind -- are for the file (sys.argv).
+
+    Ctrl-C stops cleanly: nothing more is read, and what is in flight is finished. A second one ends it at once.
+    Outputs of a run that is stopped or fails are put aside, not in place.
+    """
+    check_engine(engine)
+    if dead_letters == "":
+        raise UsageError("E104", "the path is empty", at="--dead-letters")
+    watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)
+
+    def runner(chosen: Pipeline, options: RunOptions) -> RunResult:
+        check_meant(chosen, pipeline, file)
+        return watcher.run(chosen, _with(options, processes, dead_letters, max_dead_letters, append=append))
+
+    try:
+        with redirect_stdout(sys.stderr) if to_json else nullcontext(), executed(file, arguments, runner) as module:
+            if not watcher.results:
+                runner(pipeline_of(module, file, pipeline), RunOptions())
+    except SageError as error:
+        if to_json and not any(result.error is error for result in watcher.results):
+            click.echo(failure_as_json(error))
+        raise
+    if fail_on_dead_letters and any(r.status is Status.SUCCEEDED_WITH_DEAD_LETTERS for r in watcher.results):
+        context.exit(FINISHED_WITH_DEAD_LETTERS)
+
+
+def _with(
+    options: RunOptions, processes: int | None, dead_letters: str | None, most: int | None, *, append: bool
+) -> RunOptions:
+    """`options`, as the file gave them, with what the command line says instead."""
+    return replace(
+        options,
+        processes=processes if processes is not None else options.processes,
+        dead_letters=Path(dead_letters) if dead_letters is not None else options.dead_letters,
+        max_dead_letters=most if most is not None else options.max_dead_letters,
+        append=append or options.append,
+    )

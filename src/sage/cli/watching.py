@@ -1,0 +1,78 @@
+"""A job on the command line: started, watched, stopped by Ctrl-C, and its end told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TextIO
+
+import click
+
+from sage.cli.commands import Invocation
+from sage.cli.progress import View, view_for
+from sage.cli.report import as_json, in_words
+from sage.cli.stderr import say
+from sage.flow.pipeline import Pipeline
+from sage.runtime.job import Job
+from sage.runtime.outcome import RunOptions, RunResult, Status
+from sage.runtime.run import interrupts, job_of
+
+LOOK_EVERY_S = 0.2
+
+
+@dataclass
+class Watcher:
+    """Runs pipelines the way the command line says, and keeps their results."""
+
+    invocation: Invocation
+    quiet: bool = False
+    json_to: TextIO | None = None
+    """Where every result goes as a line of JSON, if anywhere."""
+    results: list[RunResult] = field(default_factory=list)
+
+    def run(
+        self, pipeline: Pipeline, options: RunOptions, conclude: Callable[[RunResult], RunResult] | None = None
+    ) -> RunResult:
+        """Run to the end and tell how it ended, after `conclude` has seen to it.
+
+        Raises, as `sage.run` does, the error of a run that failed, and KeyboardInterrupt after one that was stopped.
+        """
+        result = follow(pipeline, options, view_for(quiet=self.quiet))
+        if conclude is not None:
+            result = conclude(result)
+        self.results.append(result)
+        self._tell(result, pipeline)
+        if result.error is not None:
+            raise result.error
+        if result.status is Status.CANCELLED:
+            self.invocation.reported = interrupt = KeyboardInterrupt(f"stopped: {result.account}")
+            raise interrupt
+        return result
+
+    def _tell(self, result: RunResult, pipeline: Pipeline) -> None:
+        if not self.quiet:
+            say("\n".join(in_words(result, pipeline)))
+        if self.json_to is not None:
+            click.echo(as_json(result, pipeline), file=self.json_to)
+
+
+def follow(pipeline: Pipeline, options: RunOptions, view: View) -> RunResult:
+    """Run `pipeline` and show it until it has ended. Ctrl-C once stops it, twice ends it at once."""
+    job = job_of(pipeline, options)
+    with interrupts(job):  # before it starts, or a Ctrl-C in between would leave it half done
+        job.start()
+        try:
+            with view:
+                return _shown(job, view)
+        except BaseException:  # showing it failed: the job must not go on unseen
+            job.abort()
+            job.wait()
+            raise
+
+
+def _shown(job: Job, view: View) -> RunResult:
+    while True:
+        try:
+            return job.wait(LOOK_EVERY_S)
+        except TimeoutError:
+            view.show(job.snapshot())
