@@ -1,0 +1,152 @@
+"""The adaptive limit against every static setting: ``python benchmarks/llm_limit.py``.
+
+The endpoint is SAGE's simulated one with the profile ``peaked`` (throughput is largest with about 18 requests in
+flight, and half of that with 34), and never answers 429. By default in virtual time: the engine and the limiter are the
+real ones, the clock is not, and nothing goes over a network. ``--http`` runs the pool against the simulated server over
+loopback.
+
+Each row is a median over seeds. A row's best static setting comes from a sweep in the same run. Bars: 97% of its
+throughput, p99 within 1.2 times its p99, from a start of 1 and of 256; within 30 s of a change of capacity the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from statistics import median
+
+from sage.llm import ChatClient, EndpointPool
+from sage.llm.simulated import SimulatedEndpoint, profile_named
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
+from virtual import Client, Fixed, Simulated, adaptive
+
+PROFILE = profile_named("peaked")
+SETTINGS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 64, 128, 256)
+WARM_S, MEASURED_S, GRACE_S = 30.0, 120.0, 30.0
+PROMPT, MAX_TOKENS = [{"role": "user", "content": "word " * 200}], 100
+
+
+def sizes(chance: random.Random) -> tuple[float, float]:
+    return chance.uniform(100, 400), chance.uniform(60, 140)
+
+
+class Figures:
+    """Output tokens a second and p99 of the latency, of one run."""
+
+    def __init__(self, client: Client, since: float) -> None:
+        self.throughput = client.throughput(since, since + MEASURED_S)
+        self.p99_s = client.p99(since, since + MEASURED_S)
+
+
+def run(client: Client, seed: int, capacities: tuple[float, ...]) -> Client:
+    """`WARM_S` and `MEASURED_S` under each of `capacities`."""
+    world = Simulated(PROFILE, seed)
+    world.clients.append(client)
+    for capacity in capacities:
+        world.engine.set_capacity(capacity)
+        world.run(world.now + GRACE_S + MEASURED_S)
+    return client
+
+
+def virtual(seeds: int) -> bool:
+    """Print the table; True if every bar is met."""
+    print(f"virtual time, simulated endpoint {PROFILE.name!r}, no refusals, medians of {seeds} seeds\n")
+    print("static   capacity 0.5       capacity 1         capacity 2        (tokens/s, p99 s)")
+    sweeps: dict[float, dict[int, Figures]] = {0.5: {}, 1.0: {}, 2.0: {}}
+    for setting in SETTINGS:
+        cells = []
+        for capacity, sweep in sweeps.items():
+            sweep[setting] = Figures(run(Client(Fixed(setting), sizes), 0, (capacity,)), GRACE_S)
+            cells.append(f"{sweep[setting].throughput:7.0f} {sweep[setting].p99_s:8.2f}")
+        print(f"{setting:6}   " + "   ".join(cells))
+    best = {capacity: max(sweep, key=lambda n, of=sweep: of[n].throughput) for capacity, sweep in sweeps.items()}
+    print(f"\nbest: {best}\n")
+    print(
+        "adaptive            tokens/s  of best   p99 s  of best   bar   median s until within 25% of the best setting"
+    )
+    met = True
+    for name, start, capacities in (
+        ("from 1", 1, (1.0,)),
+        ("from 256", 256, (1.0,)),
+        ("capacity halves", 8, (1.0, 0.5)),
+        ("capacity doubles", 8, (1.0, 2.0)),
+    ):
+        began = (len(capacities) - 1) * (GRACE_S + MEASURED_S)
+        runs = [run(adaptive(sizes, start), seed, capacities) for seed in range(seeds)]
+        goal = best[capacities[-1]]
+        reference = sweeps[capacities[-1]][goal]
+        figures = [Figures(client, began + GRACE_S) for client in runs]
+        throughput, p99_s = median(one.throughput for one in figures), median(one.p99_s for one in figures)
+        settled_s = median(client.settled_at(goal, since=began) for client in runs)
+        ratio, latency_ratio = throughput / reference.throughput, p99_s / reference.p99_s
+        good = ratio >= 0.97 and latency_ratio <= 1.2 and settled_s <= GRACE_S
+        met &= good
+        print(
+            f"{name:18} {throughput:9.0f} {ratio:8.3f} {p99_s:7.2f} {latency_ratio:8.2f}   "
+            f"{'met' if good else 'NOT'}   {settled_s:.1f}"
+        )
+    return met
+
+
+async def load(
+    ask: Callable[[], Awaitable[object]], at_once: int, warm_s: float, measured_s: float
+) -> tuple[float, float]:
+    """Answers a second and their p99, with `at_once` callers that always ask again."""
+    latencies: list[float] = []
+    since = time.perf_counter() + warm_s
+
+    async def caller() -> None:
+        while (began := time.perf_counter()) < since + measured_s:
+            await ask()
+            if since <= (ended := time.perf_counter()) < since + measured_s:
+                latencies.append(ended - began)
+
+    await asyncio.gather(*[caller() for _ in range(at_once)])
+    latencies.sort()
+    return len(latencies) / measured_s, latencies[int(0.99 * (len(latencies) - 1))]
+
+
+async def over_http(measured_s: float) -> None:
+    """Print the table of a short run over loopback; no latencies, because those of the pool include the wait in it."""
+    print(f"HTTP on loopback, simulated endpoint {PROFILE.name!r}, {measured_s:g} s each; answers/s of 100 tokens\n")
+    best = 0.0
+    for setting in (8, 14, 18, 22, 32):
+        with SimulatedEndpoint(PROFILE) as endpoint:
+            async with ChatClient(endpoint.url) as client:
+                rate, _ = await load(
+                    lambda one=client: one.complete(PROMPT, max_tokens=MAX_TOKENS, ignore_eos=True),
+                    setting, 3.0, measured_s,
+                )  # fmt: skip
+        best = max(best, rate)
+        print(f"static {setting:4}    {rate:6.2f}")
+    for start in (1, 256):
+        with SimulatedEndpoint(PROFILE) as endpoint:
+            async with EndpointPool([endpoint.url], start=start) as pool:
+                rate, _ = await load(
+                    lambda one=pool: one.complete(PROMPT, max_tokens=MAX_TOKENS, ignore_eos=True),
+                    64, 15.0, measured_s,
+                )  # fmt: skip
+                limit = pool.snapshot()[0].limit
+        print(f"pool from {start:3}  {rate:6.2f}   {rate / best:.3f} of the best; limit {limit.limit}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The adaptive limit against every static setting.")
+    parser.add_argument("--http", action="store_true", help="over loopback, in real time (about 3 minutes)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="measured for each row with --http")
+    parser.add_argument("--seeds", type=int, default=9)
+    arguments = parser.parse_args()
+    if arguments.http:
+        asyncio.run(over_http(arguments.seconds))
+        return 0
+    return 0 if virtual(arguments.seeds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
