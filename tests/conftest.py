@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import sage
 from engines import DEADLINE_S, Engine, LocalEngine, ProcessEngine
 from sage import codec
 
 Wait = Callable[[Callable[[], object]], None]
+
+# The same examples on every run, however slow the machine is; pytest --hypothesis-profile=default looks for new ones.
+UNHURRIED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("sage", deadline=None, derandomize=True, database=None, suppress_health_check=UNHURRIED)
+settings.load_profile("sage")
 
 
 def pytest_configure(config: pytest.Config) -> None:

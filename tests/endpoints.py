@@ -54,6 +54,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from sage.llm.listening import HttpListener
+
 MODEL = "test-model"
 DONE = b"data: [DONE]\n\n"
 
@@ -113,14 +115,12 @@ class MisbehavingEndpoint:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._list)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        listener = HttpListener(app, shutdown_timeout_s=0)
+        await listener.open("127.0.0.1", 0)
+        self.url = listener.url
         self._ready.set()
         await self._stop.wait()
-        await runner.cleanup()
+        await listener.close()
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         self.listings.append(await _seen(request))

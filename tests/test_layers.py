@@ -58,6 +58,7 @@ LAZY_MODULES = {
     "sage.queues.remote.zeromq",  # pyzmq, which is optional
     "sage.rag.minilm",  # numpy
     "sage.rag.safetensors_file",  # numpy
+    "sage.llm.listening",  # aiohttp, optional
     "sage.llm.simulated.server",  # aiohttp, optional
     "sage.gateway.server",  # aiohttp, optional
 }

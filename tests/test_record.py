@@ -46,7 +46,7 @@ def expanded(batch: Batch, counts: list[int], firsts: list[int] | None = None) -
 CHANGES = st.lists(st.tuples(st.sampled_from(["select", "slice", "expand", "merge"]), st.randoms()), max_size=8)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200)
 @given(sizes=st.lists(st.integers(1, 8), min_size=1, max_size=4), keyed=st.booleans(), changes=CHANGES)
 def test_any_sequence_of_changes(sizes: list[int], keyed: bool, changes: list[tuple[str, Any]]) -> None:
     batch = batch_of(*sizes, keyed=keyed)

@@ -74,7 +74,7 @@ class World:
             assert all(ticket.open >= 1 for ticket, _ in self.flying)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(chance=st.randoms(use_true_random=False))
 def test_any_order_of_arrival(chance: Random) -> None:
     world = World(chance)

@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sage
@@ -176,10 +176,7 @@ ENDS: dict[str, Callable[[sage.Stream, Calls], sage.Stream]] = {
 }
 
 
-@settings(
-    max_examples=120, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+@settings(max_examples=120)
 @given(
     forms=st.lists(st.sampled_from(FORMS), min_size=1, max_size=6),
     middle=st.lists(st.sampled_from(["map", "filter"]), max_size=3),

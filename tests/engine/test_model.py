@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sage
@@ -115,10 +115,7 @@ OPTIONS: tuple[tuple[tuple[str, Any], ...], ...] = (
     (), (("parallelism", 2),), (("concurrency", 3),), (("parallelism", 2), ("concurrency", 2)), (("timeout_s", 60),),
 )  # fmt: skip
 ops = st.builds(Op, st.sampled_from(KINDS), st.booleans(), st.sampled_from(OPTIONS))
-runs: Callable[..., Any] = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+runs: Callable[..., Any] = settings(max_examples=60)
 
 
 def expected(chain: list[Op], records: list[int]) -> tuple[list[int], int]:

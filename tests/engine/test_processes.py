@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import Op, expected, ops
 
@@ -25,10 +25,7 @@ from sage.errors import HostError
 
 Letters = Callable[[sage.RunResult], list[dict[str, Any]]]
 engine = ProcessEngine()
-few = settings(
-    max_examples=6, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+few = settings(max_examples=6)
 
 
 def pid_of(record: Any) -> int:

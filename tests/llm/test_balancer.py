@@ -143,7 +143,7 @@ def test_it_says_when_to_ask_again() -> None:
     assert len(desk.grants(17.0)) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000))
 def test_counts_are_true_whatever_happens(seed: int) -> None:
     """Every request is granted at most once, none is lost, and in the end nothing is outstanding."""

@@ -87,7 +87,7 @@ class BesideAModel(RuleBasedStateMachine):
 
 
 TestBesideAModel = BesideAModel.TestCase
-TestBesideAModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, database=None)
+TestBesideAModel.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_items_that_were_got_are_not_kept() -> None:

@@ -67,7 +67,7 @@ class End:
     harm=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     steps=st.lists(st.sampled_from("aabbABABp"), max_size=200),
 )
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_once_and_in_order(chance: random.Random, harm: float, steps: list[str]) -> None:
     to_b, to_a = Wire(chance, harm), Wire(chance, harm)
     a, b = End(to_b), End(to_a)
@@ -131,7 +131,7 @@ def test_a_slow_receiver_is_not_sent_anything_twice() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_random_bytes_are_no_messages(data: bytes) -> None:
     assert split(data) is None
     with pytest.raises(QueueError) as raised:

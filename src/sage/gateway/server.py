@@ -27,16 +27,15 @@ from sage.gateway.figures import Figures
 from sage.gateway.requests import Asked
 from sage.llm.balancer import Ticket
 from sage.llm.client import ChatClient
+from sage.llm.listening import HttpListener
 from sage.llm.pool import EndpointPool
 from sage.settings import Secret
 
 PUBLIC = frozenset({"/live", "/health"})
 ADMIN = frozenset({"/metrics"})
-BACKLOG = 4096
 BODY_TIMEOUT_S = 30.0
 """For the whole body of a request to come."""
 BETWEEN_CHUNKS_S = 60.0
-SHUTDOWN_S = 1.0
 STUCK_S = 15.0
 """Requests wait, and nothing has moved for so long: not healthy."""
 
@@ -60,9 +59,7 @@ class Server:
         self._figures = Figures()
         self._busy: Counter[str] = Counter()
         self._moved_at = 0.0
-        self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
-        )
+        self._listener = HttpListener(self._application())
 
     async def start(self) -> None:
         """Listen. Raises as `sage.gateway.Gateway`."""
@@ -70,18 +67,12 @@ class Server:
         for pool, models in await self._grouped():
             await pool.open()
             self._pools |= dict.fromkeys(models, pool)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=BACKLOG).start()
-        except (OSError, OverflowError) as error:
-            at = f"{self._config.host}:{self._config.port}"
-            raise PipelineError("E248", "cannot listen here", at=at, got=str(error), try_="another port") from error
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await self._listener.open(self._config.host, self._config.port)
+        self.url = self._listener.url
 
     async def close(self) -> None:
         """Break every connection, write down what was used, let go of the port."""
-        await self._runner.cleanup()
+        await self._listener.close()
         for pool in set(self._pools.values()):
             await pool.close()
         if self._books is not None:

@@ -9,7 +9,7 @@
     client.py   ChatClient: opens, asks, checks, closes
     answer.py   one answer as it arrives, its timeouts and limits
     wire.py     bytes <-> values: requests, answers, server-sent events
-    hosted.py   a server on a thread of this process
+    hosted.py   a server on a thread of this process; listening.py: at an address
     faults.py   what went wrong -> EndpointBusy, EndpointRefused, EndpointError or RecordError; the table of codes
 
 Needs the extra ``llm`` (aiohttp), which is imported when a client is opened and not before.

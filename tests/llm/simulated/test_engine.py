@@ -105,7 +105,7 @@ def play(
 
 
 @given(loads(), st.sampled_from([TINY, TIGHT]), st.sampled_from([0.5, 1.0, 2.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_request_ends_and_no_token_is_lost(
     load: list[tuple[float, Request, float | None]], profile: Profile, capacity: float
 ) -> None:
@@ -113,7 +113,7 @@ def test_every_request_ends_and_no_token_is_lost(
 
 
 @given(loads(), st.lists(st.tuples(st.floats(0, 0.3), st.floats(0.1, 4)), max_size=5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_changes_of_capacity_lose_nothing(
     load: list[tuple[float, Request, float | None]], changes: list[tuple[float, float]]
 ) -> None:
@@ -121,14 +121,14 @@ def test_changes_of_capacity_lose_nothing(
 
 
 @given(loads())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_same_load_takes_the_same_time(load: list[tuple[float, Request, float | None]]) -> None:
     jittery = replace(TIGHT, jitter=0.1)
     assert [step.at for step in play(jittery, load)] == [step.at for step in play(jittery, load)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 160), st.integers(1, 100)), min_size=2, max_size=30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_first_come_first_served(sizes: list[tuple[int, int]]) -> None:
     engine = Engine(TIGHT)
     for number, (prompt, output) in enumerate(sizes):

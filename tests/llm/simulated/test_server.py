@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Wait
@@ -378,7 +378,7 @@ FIELDS = st.sampled_from([
     st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize"]),
     st.dictionaries(FIELDS, VALUES, max_size=3),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_no_request_breaks_the_server(endpoint: SimulatedEndpoint, path: str, fields: dict[str, Any]) -> None:
     base = {"messages": CHAT["messages"], "prompt": "x", "input": "x", "max_tokens": 2}
     status, _, body = ask(endpoint, path, base | fields)

@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 
 from sage.errors import PipelineError
+from sage.llm.listening import HttpListener
 from sage.llm.simulated import wire
 from sage.llm.simulated.answers import Answer
 from sage.llm.simulated.delivery import ChoiceStream, Waiting
@@ -36,9 +37,6 @@ from sage.version import __version__
 
 OPEN_PATHS = ("/health", "/ping", "/version", "/metrics")
 """What is answered without the key, where one is set: as vLLM does it."""
-BACKLOG = 4096
-SHUTDOWN_S = 1.0
-"""For handlers that were cancelled to end."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Priced = Callable[[web.Request, bytes, Fault | None], Awaitable[web.StreamResponse]]
@@ -75,9 +73,7 @@ class Server:
         self._down_until = 0.0
         self._numbers = itertools.count(1)
         self._in_flight: set[asyncio.Transport] = set()
-        self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
-        )
+        self._listener = HttpListener(self._application())
 
     async def start(self) -> None:
         """Listen. Raises `PipelineError`: E247 without a key on an address that is not loopback, E248 if the port is
@@ -85,20 +81,13 @@ class Server:
         options = self.options
         if options.api_key is None and not _is_loopback(options.host):
             raise PipelineError("E247", "a server on this address needs a key", at=options.host, try_="127.0.0.1")
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, options.host, options.port, backlog=BACKLOG).start()
-        except (OSError, OverflowError) as error:
-            await self._runner.cleanup()
-            at = f"{options.host}:{options.port}"
-            raise PipelineError("E248", "cannot listen here", at=at, got=str(error), try_="another port") from error
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await self._listener.open(options.host, options.port)
+        self.url = self._listener.url
 
     async def close(self) -> None:
         """Break every connection, and let go of the port."""
         self._drop_everything()
-        await self._runner.cleanup()
+        await self._listener.close()
 
     def set_faults(self, faults: tuple[Fault, ...]) -> None:
         """In place of those before."""
