@@ -130,6 +130,11 @@ class Gathering:
             what = f"{len(lost)} items could not leave this process: there was no room for them in time"
             raise QueueError("E515", what, try_="get items before the last producer ends, or wait_for_pending_puts()")
 
+    def settle_server(self, timeout_s: float) -> None:
+        """Have the server, if there is one, settle with other machines."""
+        if (server := self.server) is not None:
+            server.settle(timeout_s)
+
     def watch(self) -> None:
         """Answer calls, from now on."""
         if self._thread is None and not self._ended:
@@ -149,8 +154,7 @@ class Gathering:
                 called = bell.wait(None) and not self._held  # else places were reserved: the time begins
             if called and not self._ended:
                 self._ring.give_back()
-                if self.server is not None:
-                    self.server.settle(_SERVER_S)
+                self.settle_server(_SERVER_S)
 
     # --- all that follows is called under the lock ---
 

@@ -17,6 +17,8 @@ _ALL = 2**31 - 1
 
 _quick = ctypes.PyDLL(None)  # keeps the interpreter's lock: for calls that never wait
 _slow = ctypes.CDLL(None, use_errno=True)
+let_others_run = _slow.pthread_self
+"""Does nothing, without the interpreter's lock: other threads of the process may have it meanwhile."""
 _try_lock, _unlock, _mend = _quick.pthread_mutex_trylock, _quick.pthread_mutex_unlock, _quick.pthread_mutex_consistent
 
 

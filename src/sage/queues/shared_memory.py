@@ -9,31 +9,27 @@ import secrets
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from sage.errors import QueueBroken, QueueError
+from sage.errors import QueueError
 from sage.queues import handles, shared_memory_file
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
-from sage.queues.frames import LARGE_BYTES, PLAIN, Frame, Frozen, pack, pack_list, pack_many
+from sage.queues.frames import PLAIN, Frame
 from sage.queues.gathering import Gathering
 from sage.queues.peers import CONSUMER, PRODUCER, Peers
-from sage.queues.queue import BatchFull, Empty, Full, Item, Queue, QueueStats, closed_error, deadline_of
-from sage.queues.ring import HEADER_BYTES, RING_BYTES, UNBOUNDED, Claims, Ring, Side, Unreadable
+from sage.queues.queue import Full, Item, Queue, QueueStats, closed_error, deadline_of
+from sage.queues.ring import HEADER_BYTES, RING_BYTES, UNBOUNDED, Ring, Unreadable
 from sage.queues.serving import Settles
+from sage.queues.shared_memory_putting import Putting
+from sage.queues.waiting import SETTLE_S, Waiting
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
-_MANY = 1_000  # items of a batch that are pickled together at most
-_WATCH_S = 0.5  # how often those who wait look whether the other end is alive
-_SETTLE_S = 0.1  # how long a process may take to give up what it holds, before others go on without it
-_CALL_AGAIN_S = 0.005
 _LEAVE_S = 1.0
-_NAP_S = 50e-6
-_Result = TypeVar("_Result")
 _live: weakref.WeakSet[SharedMemoryQueue[Any]] = weakref.WeakSet()
 
 
@@ -60,8 +56,9 @@ class SharedMemoryQueue(Queue[Item]):
         self._ring = Ring(memory, fd, self._peers, descriptor.max_bytes)
         self._calls, self._room_wanted = self._ring.calls, self._ring.putting.waits
         self._gathering = Gathering(self._ring, self._peers, by_value=descriptor.by_value)
-        self._puts = self._batch_puts = self._batch_items = self._batch_gets = 0
-        self._put_wait_s = self._get_wait_s = 0.0
+        self._waiting = Waiting(self._ring, self._peers, self._gathering, descriptor.queue_id)
+        self._putting = Putting(self._ring, self._gathering, self._waiting, by_value=descriptor.by_value)
+        self._batch_gets = 0
         self._produces = self._consumes = False
         self._fd = fd
         self._be_here(is_owner=is_owner)
@@ -87,7 +84,7 @@ class SharedMemoryQueue(Queue[Item]):
         return self._ring.closed or not self._leave.alive
 
     def qsize(self) -> int:
-        self._settle()
+        self._waiting.settle()
         return self.size()
 
     def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
@@ -95,7 +92,8 @@ class SharedMemoryQueue(Queue[Item]):
             for _ in self._gathering.room:  # a step of a C iterator: what `next` does, for a tenth of its price
                 self._gathering.append(item)
                 return
-        self._put_slowly(item, block, timeout)
+        self._become(PRODUCER, [item])
+        self._putting.put(item, self, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
         for item, _ in self._ring.hand:
@@ -108,10 +106,7 @@ class SharedMemoryQueue(Queue[Item]):
         rest = list(items)
         if not self._produces:
             self._become(PRODUCER, rest)
-        self._batch_puts += 1
-        self._batch_items += len(rest)
-        if not 0 < len(rest) <= _MANY or not self._put_together(rest):
-            self._put_rest(rest, block, timeout)
+        self._putting.put_batch(rest, block, timeout)
 
     def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
         if count < 1:
@@ -121,7 +116,8 @@ class SharedMemoryQueue(Queue[Item]):
         try:
             items: list[Item] = self._ring.get_many(count)
             if not items:
-                items = self._wait_for_items(partial(self._ring.get_many, count), True, timeout)
+                _send_all()
+                items = self._waiting.until_items(partial(self._ring.get_many, count), True, timeout)
         except Unreadable as error:
             raise self._unreadable(error) from error.__cause__
         self._batch_gets += 1
@@ -135,7 +131,7 @@ class SharedMemoryQueue(Queue[Item]):
         if self._gathering.send():
             return True
         try:
-            self._wait_for_room(self._gathering.send, deadline_of(timeout, time.monotonic()), in_spite_of_end=True)
+            self._waiting.until_room(self._gathering.send, deadline_of(timeout, time.monotonic()), in_spite_of_end=True)
         except Full:
             return False
         return True
@@ -144,17 +140,17 @@ class SharedMemoryQueue(Queue[Item]):
         """Puts, gets and bytes are those of this handle; `depth` is that of the queue, but for what others gather."""
         gathered = self._gathering.size
         return QueueStats(
-            total_puts=self._puts + self._gathering.sent + gathered,
+            total_puts=self._putting.puts + self._gathering.sent + gathered,
             total_gets=self._ring.got - self._ring.left,
-            batch_puts=self._batch_puts,
+            batch_puts=self._putting.batches,
             batch_gets=self._batch_gets,
-            avg_batch_size=self._batch_items / self._batch_puts if self._batch_puts else 0.0,
+            avg_batch_size=self._putting.batch_items / max(1, self._putting.batches),
             pending_batches=self._gathering.frames,
             buffer_size=gathered,
             bytes_in=self._ring.bytes_in,
             bytes_out=self._ring.bytes_out,
-            put_wait_s=self._put_wait_s,
-            get_wait_s=self._get_wait_s,
+            put_wait_s=self._waiting.for_room.seconds,
+            get_wait_s=self._waiting.for_items.seconds,
             depth=self.size() + gathered,
         )
 
@@ -162,7 +158,7 @@ class SharedMemoryQueue(Queue[Item]):
         if self._leave.alive:
             self._gathering.settle()
             self._ring.close()
-            self._settle_server()
+            self._gathering.settle_server(SETTLE_S)
             self._peers.call_all()  # others may serve it too
 
     def detach(self) -> None:
@@ -199,7 +195,7 @@ class SharedMemoryQueue(Queue[Item]):
     def put_frame(self, frame: Frame) -> bool:
         if not self._ring.put(frame, held=True):
             return False
-        self._puts += frame.items
+        self._putting.puts += frame.items
         return True
 
     def take_frames(self, count: int) -> list[Frame]:
@@ -211,9 +207,9 @@ class SharedMemoryQueue(Queue[Item]):
         except Unreadable as error:
             raise self._unreadable(error) from error.__cause__
         if not frames and closed:
-            if self._is_settled(claims, self._ring.getting) and self._ring.end():
+            if self._waiting.is_settled(claims, self._ring.getting) and self._ring.end():
                 raise closed_error(self._descriptor.queue_id)
-            self._call(claims)
+            self._waiting.call(claims)
         return frames
 
     def confirm(self, count: int) -> None:
@@ -221,10 +217,10 @@ class SharedMemoryQueue(Queue[Item]):
             self._ring.confirm(count)
 
     def wait_for_room(self, timeout_s: float) -> None:
-        self._pause(self._ring.putting, lambda: self.closed or self._ring.free_items() > 0, timeout_s)
+        self._waiting.pause(self._ring.putting, lambda: self.closed or self._ring.free_items() > 0, timeout_s)
 
     def wait_for_items(self, timeout_s: float) -> None:
-        self._pause(self._ring.getting, lambda: self.closed or self._ring.depth() > 0, timeout_s)
+        self._waiting.pause(self._ring.getting, lambda: self.closed or self._ring.depth() > 0, timeout_s)
 
     # --- putting and getting what is not the usual ---
 
@@ -241,85 +237,13 @@ class SharedMemoryQueue(Queue[Item]):
         self._produces |= role == PRODUCER
         self._consumes |= role == CONSUMER
 
-    def _put_slowly(self, item: Item, block: bool, timeout: float | None) -> None:
-        self._become(PRODUCER, [item])
-        now_or_never: Any = item
-        if type(item) not in PLAIN:
-            frame = pack(item, by_value=self._descriptor.by_value)
-            if frame.buffers or len(frame.data) > LARGE_BYTES:
-                self._put_alone(frame, item, block, timeout)
-                return
-            now_or_never = Frozen(bytes(frame.data))
-        attempt = partial(self._gathering.add, now_or_never, self._batch_size, self._linger_ms)
-        if not attempt():
-            self._wait_with(item, attempt, block, timeout)
-
-    def _put_alone(self, frame: Frame, item: Item, block: bool, timeout: float | None) -> None:
-        def attempt() -> bool:
-            return self._gathering.send() and self._ring.put(frame)
-
-        if not attempt():
-            self._wait_with(item, attempt, block, timeout)
-        self._puts += 1
-
-    def _put_together(self, items: list[Item]) -> bool:
-        """Put all of them as one frame, if they are small and there is room: what is usual."""
-        if not self._gathering.send():
-            return False
-        data = pack_list(items, by_value=self._descriptor.by_value)
-        if data is None or not self._ring.put_list(data, len(items)):
-            return False
-        self._puts += len(items)
-        return True
-
-    def _put_rest(self, rest: list[Item], block: bool, timeout: float | None) -> None:
-        """Put as many at a time as there is room for, until none is left."""
-        deadline: float | None = None
-        size = _MANY
-        try:
-            while rest:
-                part = rest if len(rest) <= size else rest[:size]
-                try:
-                    put = self._put_some(part)
-                    if not put:
-                        deadline = deadline or deadline_of(timeout if block else 0.0, time.monotonic())
-                        put = self._wait_for_room(partial(self._put_some, part), deadline)
-                except QueueError as error:
-                    if size == 1 or error.code != "E509":
-                        raise
-                    size = 1  # those before the one at fault are put
-                    continue
-                self._puts += put
-                if put == len(rest):
-                    return
-                rest = rest[put:]
-                size = 1 if size == 1 else min(2 * put, _MANY)
-        except Full:
-            raise BatchFull(rest) from None
-        except QueueError as error:
-            error.items = rest
-            raise
-
-    def _put_some(self, part: list[Item]) -> int:
-        """Put as many items of `part` as there is room for; how many that were."""
-        room = self._ring.free_items()
-        if room < len(part):
-            part = part[: max(room, 0)]
-        if not part or not self._gathering.send():
-            return 0
-        frame = pack_many(part, by_value=self._descriptor.by_value)
-        while frame.buffers or len(frame.data) > LARGE_BYTES:
-            if len(part) == 1:
-                frame = pack(part[0], by_value=self._descriptor.by_value)
-                break
-            part = part[: len(part) // 2]
-            frame = pack_many(part, by_value=self._descriptor.by_value)
-        return len(part) if self._ring.put(frame) else 0
-
     def _get_slowly(self, block: bool, timeout: float | None) -> Item:
         self._become(CONSUMER)
         try:
-            taken = self._ring.get() or self._wait_for_items(self._ring.get, block, timeout)
+            taken = self._ring.get()
+            if not taken:
+                _send_all()
+                taken = self._waiting.until_items(self._ring.get, block, timeout)
         except Unreadable as error:
             raise self._unreadable(error) from error.__cause__
         if self._ring.on_loan:
@@ -328,131 +252,7 @@ class SharedMemoryQueue(Queue[Item]):
 
     def _unreadable(self, error: Unreadable) -> QueueError:
         what = f"{error.count} items cannot be unpickled in this process and are dropped"
-        return QueueError("E509", what, at=self._place)
-
-    @property
-    def _place(self) -> str:
-        return f"queue {self._descriptor.queue_id}"
-
-    # --- waiting ---
-
-    def _wait_with(self, item: Item, attempt: Callable[[], bool], block: bool, timeout: float | None) -> None:
-        try:
-            self._wait_for_room(attempt, deadline_of(timeout if block else 0.0, time.monotonic()))
-        except QueueError as error:
-            error.items = error.items or [item]
-            raise
-
-    def _wait_for_room(
-        self, attempt: Callable[[], _Result], deadline: float | None, *, in_spite_of_end: bool = False
-    ) -> _Result:
-        started = time.monotonic()
-        try:
-            return self._wait(attempt, self._ring.putting, Full, deadline, in_spite_of_end)
-        finally:
-            self._put_wait_s += time.monotonic() - started
-
-    def _wait_for_items(self, attempt: Callable[[], _Result | None], block: bool, timeout: float | None) -> _Result:
-        started = time.monotonic()
-        deadline = deadline_of(timeout if block else 0.0, started)
-        for queue in list(_live):
-            queue._gathering.send()  # what this process put may be what others wait for, before they answer
-        try:
-            return self._wait(attempt, self._ring.getting, Empty, deadline)
-        finally:
-            self._get_wait_s += time.monotonic() - started
-
-    def _wait(
-        self,
-        attempt: Callable[[], _Result | None],
-        side: Side,
-        nothing: type[Exception],
-        deadline: float | None,
-        in_spite_of_end: bool = False,
-    ) -> _Result:
-        """Attempt until it brings something, the queue is at its end, or nobody is left at the other end."""
-        watched = time.monotonic()
-        if nothing is Full and (deadline is None or deadline - watched > _NAP_S):
-            side.bell.nap(_NAP_S)  # a busy consumer need not wake this process for each item
-        patience: float | None = None  # until when others may take their time to give up what they hold
-        while True:
-            side.expect()
-            closed = self.closed and not in_spite_of_end  # looked at before the attempt: what was put before is got
-            claims = self._ring.claims()
-            result = attempt()
-            if result:
-                return result
-            now = time.monotonic()
-            if closed or (deadline is not None and now >= deadline):
-                settled = self._is_settled(claims, side) and (patience is not None or not claims.away)
-                patience = patience or now + _SETTLE_S
-                if now >= patience or settled or (closed and nothing is Full):
-                    if not closed:
-                        raise nothing
-                    if nothing is Full or self._ring.end():
-                        raise closed_error(self._descriptor.queue_id)
-                self._call(claims)
-                side.bell.wait(_CALL_AGAIN_S)
-                continue
-            if now - watched >= _WATCH_S:
-                self._watch(CONSUMER if nothing is Full else PRODUCER)
-                watched = now
-            if nothing is Empty:
-                self._ring.call_holders(claims._replace(held=0, away=0))
-            elif claims.away:
-                self._settle_server()
-                self._ring.call_holders(claims._replace(held=0))
-            side.bell.wait(_WATCH_S if deadline is None else min(_WATCH_S, deadline - now))
-
-    def _is_settled(self, claims: Claims, side: Side) -> bool:
-        """Whether nobody held anything that matters there since `claims` were looked at."""
-        now = self._ring.claims()
-        if now.held != claims.held or claims.places:
-            return False
-        return side is self._ring.putting or (now.loan == claims.loan and (not now.loan or self._ring.on_loan))
-
-    def _call(self, claims: Claims) -> None:
-        """Have everybody give up what they hold, this process first."""
-        self._gathering.settle()
-        self._settle_server()
-        self._ring.call_holders(claims)
-
-    def _settle_server(self) -> None:
-        if (server := self._gathering.server) is not None:
-            server.settle(_SETTLE_S)
-
-    def _settle(self) -> None:
-        """Wait until what was put before is in the ring; those that do not answer in time keep what they have."""
-        claims = self._ring.claims()
-        if claims.away:
-            self._settle_server()
-        if not claims.places:
-            return
-        until = time.monotonic() + _SETTLE_S
-        held = self._peers.held.tolist()
-        self._call(claims)
-        side = self._ring.putting
-        while any(places and places == was for places, was in zip(self._peers.held.tolist(), held, strict=True)):
-            if time.monotonic() >= until:
-                return
-            side.expect()
-            self._call(self._ring.claims())
-            side.bell.wait(_CALL_AGAIN_S)
-
-    def _pause(self, side: Side, is_worth_another: Callable[[], bool], timeout_s: float) -> None:
-        side.expect()
-        if is_worth_another():
-            return
-        if not side.bell.wait(min(timeout_s, _WATCH_S)):
-            self._ring.recover()
-
-    def _watch(self, others: int) -> None:
-        """Recover what processes that died had; raise if nobody is left at the other end."""
-        self._ring.recover()
-        process = self._peers.bereaved_of(others)
-        if process:
-            what = f"the last {'consumer' if others == CONSUMER else 'producer'} died (process {process})"
-            raise QueueBroken("E506", what, at=self._place, try_="start another one")
+        return QueueError("E509", what, at=f"queue {self._descriptor.queue_id}")
 
     # --- forks ---
 
@@ -479,6 +279,12 @@ def _leave(gathering: Gathering, peers: Peers, fd: int, process: int, path: Path
         if path is not None:
             shared_memory_file.remove(fd, path)
         os.close(fd)
+
+
+def _send_all() -> None:
+    """What this process put may be what others wait for, before they answer."""
+    for queue in list(_live):
+        queue._gathering.send()
 
 
 def _before_fork() -> None:
