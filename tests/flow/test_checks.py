@@ -223,6 +223,17 @@ def test_bad_counts(option: str, value: Any) -> None:
     assert mistake(lambda s: s.map(same, **{option: value})).code == "E216"
 
 
+@pytest.mark.parametrize("kind", ["map", "filter", "flat_map"])
+def test_only_async_operators_are_adaptive(kind: str) -> None:
+    found = mistake(lambda s: getattr(s, kind)(same, concurrency="adaptive"))
+    assert found.code == "E216"
+    assert "async" in str(found)
+
+
+def test_another_word_for_the_concurrency() -> None:
+    assert "'adaptive'" in str(mistake(lambda s: s.map(awaited, concurrency="adaptative")))
+
+
 @pytest.mark.parametrize("value", [*(v for v in BAD if v not in (0, 1.5) or v is True), float("inf"), 0])
 @pytest.mark.parametrize("option", ["timeout_s", "retries"])
 def test_bad_times_and_retries(option: str, value: Any) -> None:

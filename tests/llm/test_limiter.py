@@ -20,7 +20,7 @@ from virtual import (
     steps,
 )
 
-from sage.llm.limiter import AdaptiveLimit
+from sage.scheduling.limiter import AdaptiveLimit
 from sage.llm.simulated.profile import profile_named
 
 PEAKED = profile_named("peaked")

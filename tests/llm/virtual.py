@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sage.llm.limiter import AdaptiveLimit, Flight
+from sage.scheduling.limiter import AdaptiveLimit, Flight
 from sage.llm.simulated.engine import Engine
 from sage.llm.simulated.engine import Request as EngineRequest
 from sage.llm.simulated.profile import Profile

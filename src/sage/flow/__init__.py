@@ -4,7 +4,7 @@
 
     pipeline.py   Pipeline, Stream: what the user writes
     step.py       Step and its options: one described operation
-    operator.py   the contract of operators
+    operator.py   the contract of operators; admission.py: of those whose calls wait for their turn
     source.py     the contract of sources
     sink.py       the contract of sinks
     shipping.py   operators as bytes, and which attribute cannot be shipped

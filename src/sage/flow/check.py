@@ -16,7 +16,7 @@ from sage.flow.pipeline import Pipeline
 from sage.flow.shipping import culprit
 from sage.flow.sink import Sink
 from sage.flow.source import Source
-from sage.flow.step import OTHERWISE, Input, Kind, Reduction, Step
+from sage.flow.step import ADAPTIVE, OTHERWISE, Input, Kind, Reduction, Step
 
 MAX_SECONDS = 1_000_000_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -85,11 +85,32 @@ def _option_problems(step: Step) -> Iterator[PipelineError]:
             complaint = _VALUES[option](value)
             if complaint:
                 yield PipelineError("E216", f"bad value for {option}", at=_at(step), got=value, expected=complaint)
+    yield from _adaptive_problems(step, {**brought, **step.options}.get("concurrency"))
+
+
+def _adaptive_problems(step: Step, concurrency: object) -> Iterator[PipelineError]:
+    is_plain = callable(step.operator) and not is_coroutine(call_of(step.operator))
+    if isinstance(concurrency, str) and concurrency == ADAPTIVE and is_plain:
+        yield PipelineError(
+            "E216",
+            "only calls of an async operator can be adaptive",
+            at=_at(step),
+            got=step.operator,
+            expected="a number of threads",
+            try_="concurrency=8, or async def",
+        )
 
 
 def _count(value: Any) -> str | None:
     ok = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
     return None if ok else "a whole number from 1 to 1,000,000"
+
+
+def _concurrency(value: Any) -> str | None:
+    if isinstance(value, str) and value == ADAPTIVE:
+        return None
+    complaint = _count(value)
+    return complaint and f"{complaint}, or {ADAPTIVE!r}"
 
 
 def _retries(value: Any) -> str | None:
@@ -118,7 +139,7 @@ def _resources(value: Any) -> str | None:
 
 _VALUES: Mapping[str, Callable[[Any], str | None]] = {
     "batch_size": _count,
-    "concurrency": _count,
+    "concurrency": _concurrency,
     "parallelism": _count,
     "durable": lambda value: None if isinstance(value, bool) else "True or False",
     "retries": _retries,

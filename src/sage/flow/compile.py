@@ -10,10 +10,14 @@ from sage.errors import PipelineError
 from sage.flow.check import CALLS, call_of, default_options, is_coroutine, is_operator_class, problems, topological
 from sage.flow.graph import RECORDS_PER_BATCH, Edge, ExecutionGraph, Mode, StepPlan, TaskPlan
 from sage.flow.pipeline import Pipeline
-from sage.flow.step import Kind, Step
+from sage.flow.step import ADAPTIVE, Kind, Step
 
 ASYNC_CONCURRENCY = 64
 """Calls in flight of an async step that asks for no number."""
+MOST_ADAPTIVE_CONCURRENCY = 4096
+"""What an adaptive step never exceeds."""
+ADAPTIVE_CAPACITY = 512
+"""Records in the inbox of an adaptive step: so many calls can be started at once, before the source is asked."""
 LONGEST_CHAIN = 64
 """Steps in one task at most: each takes a few of the 1,000 stack frames that Python allows."""
 
@@ -69,6 +73,8 @@ def _plan(step: Step) -> StepPlan:
         operator = operator()
     options = _options(step)
     is_async = step.kind in CALLS and is_coroutine(call_of(operator))
+    concurrency = options.get("concurrency", ASYNC_CONCURRENCY if is_async else 1)
+    adaptive = concurrency == ADAPTIVE
     return StepPlan(
         name=step.name,
         kind=step.kind,
@@ -76,13 +82,14 @@ def _plan(step: Step) -> StepPlan:
         inputs=step.inputs,
         is_async=is_async,
         batch_size=options.get("batch_size"),
-        concurrency=options.get("concurrency", ASYNC_CONCURRENCY if is_async else 1),
+        concurrency=MOST_ADAPTIVE_CONCURRENCY if adaptive else concurrency,
         parallelism=options.get("parallelism", 1),
         durable=options.get("durable", False),
         retries=options.get("retries", 0),
         timeout_s=options.get("timeout_s"),
         on_error=options.get("on_error", "dead_letter"),
         resources=options.get("resources", {}),
+        adaptive=adaptive,
     )
 
 
@@ -118,7 +125,9 @@ class _Draft:
     def plan(self) -> TaskPlan:
         head, mode = self.head, self.mode
         take = head.batch_size or (1 if mode in (Mode.THREADS, Mode.ASYNC) else RECORDS_PER_BATCH)
-        if mode in (Mode.THREADS, Mode.ASYNC) or head.batch_size:
+        if head.adaptive:
+            capacity = ADAPTIVE_CAPACITY * take * head.parallelism
+        elif mode in (Mode.THREADS, Mode.ASYNC) or head.batch_size:
             capacity = max(2 * take * head.concurrency * head.parallelism, 32)
         else:
             capacity = RECORDS_PER_BATCH

@@ -24,12 +24,15 @@ class StepPlan:
     is_async: bool
     batch_size: int | None
     concurrency: int
+    """Calls in flight; the most of them, if `adaptive`."""
     parallelism: int
     durable: bool
     retries: int
     timeout_s: float | None
     on_error: OnError
     resources: Mapping[str, float]
+    adaptive: bool = False
+    """How many calls are in flight is found while it runs."""
     movable: bool = False
     """It keeps a processor busy, so it may run in another process than the sources and sinks."""
 

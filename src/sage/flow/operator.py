@@ -8,8 +8,10 @@ contract and lets a class give default options for the step it is used in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from sage.flow.admission import Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class OperatorContext:
     instance: int
     """0 .. parallelism - 1."""
     parallelism: int
+    run_id: str = field(default="", compare=False)
+    """Of the run that it works for: operators that share something between runs tell them apart by it."""
 
 
 class Operator:
@@ -45,6 +49,10 @@ class Operator:
 
     def open(self, context: OperatorContext) -> None:
         """Get ready on the machine that runs the step. The default does nothing."""
+
+    def admission(self) -> Admission | None:
+        """Who lets its calls in, if they wait for turns; asked once, after `open`, in async steps."""
+        return None
 
     def close(self) -> None:
         """Let go of what `open` took. The default does nothing. Like `open`, it may be async in an async operator."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
+ADAPTIVE = "adaptive"
+"""The value of `concurrency` that asks for the number of calls to be found."""
 OnError = Literal["dead_letter", "fail"] | Callable[[Any, Exception], Any]
 
 
@@ -17,8 +19,9 @@ class StepOptions(TypedDict, total=False):
     """Unique in the pipeline; default: the operator's name."""
     batch_size: int
     """Call the operator with a list of up to so many records; it returns a list of the same length (`map` only)."""
-    concurrency: int
-    """Calls in flight per instance: coroutines for async operators (default 64), threads for others (default 1)."""
+    concurrency: int | Literal["adaptive"]
+    """Calls in flight per instance: coroutines for async operators (default 64), threads for others (default 1).
+    ``"adaptive"`` (async operators only): as many as do best, found while it runs."""
     parallelism: int
     """Instances, each with its own copy of the operator (default 1)."""
     durable: bool

@@ -25,7 +25,7 @@ from zlib import crc32
 from sage.errors import EndpointBusy
 from sage.llm.breaker import Breaker
 from sage.llm.drain import Drain
-from sage.llm.limiter import AdaptiveLimit, Flight, LimitSnapshot
+from sage.scheduling.limiter import AdaptiveLimit, Flight, LimitSnapshot
 
 VETO = 1.25
 RESERVED = 0.05

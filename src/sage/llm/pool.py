@@ -13,8 +13,8 @@ from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineEr
 from sage.llm.answer import Answer
 from sage.llm.balancer import MOST_WAITING, Balancer, EndpointSnapshot, Grant, Outcome, Ticket
 from sage.llm.client import ChatClient, StreamedAnswer
-from sage.llm.limiter import FIRST_LIMIT, MOST
 from sage.llm.wire import Completion, Message
+from sage.scheduling.limiter import FIRST_LIMIT, MOST
 from sage.settings import Secret
 
 CHARACTERS_PER_TOKEN = 4
@@ -101,10 +101,10 @@ class RelayedAnswer:
 class EndpointPool:
     """Asks whichever of its endpoints is best, and never more at once than each does well; opened in one event loop.
 
-    How many requests an endpoint gets is found by feedback (`sage.llm.limiter`), beginning at `start` and never above
-    `most`. What cannot be sent yet waits here: by job, by the tokens that the job was served, in order. A request that
-    is cancelled while it waits is never sent; one that is cancelled in flight frees its place at once. `wait_timeout_s`
-    limits the wait; the other timeouts are those of `ChatClient`, from the moment at which a request is sent.
+    How many requests an endpoint gets is found by feedback (`sage.scheduling.limiter`), beginning at `start` and never
+    above `most`. What cannot be sent yet waits here: by job, by the tokens that the job was served, in order. A request
+    that is cancelled while it waits is never sent; one that is cancelled in flight frees its place at once.
+    `wait_timeout_s` limits the wait; the other timeouts are those of `ChatClient`, counted from when it is sent.
 
     An endpoint that asks to wait (429, 503, ``Retry-After``) or accepts no connection is left alone for a while, and
     the request goes elsewhere or waits: no attempt of the caller's is burnt. After another failure before the first

@@ -140,7 +140,9 @@ class _Assembler:
 
     def _share(self, plan: StepPlan, instance: int, workers: int) -> SharedOperator:
         calls = plan.kind in (Kind.MAP, Kind.FLAT_MAP, Kind.FILTER, Kind.KEY_BY, Kind.ORDER_BY)
-        context = OperatorContext(self._graph.pipeline, plan.name, instance, plan.parallelism)
+        context = OperatorContext(
+            self._graph.pipeline, plan.name, instance, plan.parallelism, self._wiring.context.run_id
+        )
         return SharedOperator(clone(plan.operator) if calls else plan.operator, context, workers)
 
     def _make_thread(

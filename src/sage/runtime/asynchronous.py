@@ -10,7 +10,9 @@ from time import perf_counter
 from typing import Any
 
 from sage.errors import StepTimeout
+from sage.flow.admission import Admission
 from sage.flow.graph import StepPlan
+from sage.flow.operator import Operator
 from sage.flow.step import Kind
 from sage.record import Batch, merge
 from sage.runtime.calls import checked_list, drop, returned_none
@@ -23,11 +25,12 @@ from sage.runtime.inbox import LINGER_S, Inbox
 from sage.runtime.order import OrderGate, Turn
 from sage.runtime.routing import EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage
+from sage.runtime.windows import Admitted, Fixed, Found, Window
 from sage.runtime.worker import Ended, Opened, Tell
 
 
 class AsyncStage(Stage):
-    """Keeps up to `concurrency` calls of one async operator in flight."""
+    """Keeps as many calls of one async operator in flight as its window has room for."""
 
     def __init__(
         self, plan: StepPlan, context: RuntimeContext, shared: SharedOperator, inbox: Inbox, *, ordered: bool
@@ -36,7 +39,9 @@ class AsyncStage(Stage):
         self._shared = shared
         self._inbox = inbox
         self._take = plan.batch_size or 1
-        self._free = plan.concurrency
+        self._window: Window = Found(plan.concurrency, context.clock) if plan.adaptive else Fixed(plan.concurrency)
+        self._admission: Admission | None = None
+        self._serving = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._done: list[Batch] = []
         self._asked = False
@@ -56,6 +61,11 @@ class AsyncStage(Stage):
         opening = self._shared.open()
         if inspect.isawaitable(opening):
             await opening
+        operator = self._shared.operator
+        self._admission = operator.admission() if isinstance(operator, Operator) else None
+        if self._admission is not None:
+            self._window = Admitted(self.plan, self._signal.set_here)
+            self.context.control.on_stop(self._admission.hurry)
 
     async def close_async(self) -> None:
         closing = self._shared.close()
@@ -71,7 +81,7 @@ class AsyncStage(Stage):
         try:
             while not self._drained():
                 self._check()
-                while self._free > 0 and self._start_calls():
+                while self._window.has_room(self._serving) and self._start_calls():
                     pass
                 if self._wants_more():
                     self._asked = True
@@ -88,12 +98,12 @@ class AsyncStage(Stage):
             await self._cancel_calls()
 
     def _drained(self) -> bool:
-        return self._inbox.ended and self._free == self.plan.concurrency
+        return self._inbox.ended and self._serving == 0
 
     def _wants_more(self) -> bool:
         """Whether to ask the inbox for a signal; one that has something or has ended would signal over and over."""
         waiting = self._asked or self._lingered or self._inbox.ended
-        return self._free > 0 and not waiting and not self._blocked()
+        return self._window.has_room(self._serving) and not waiting and not self._blocked()
 
     def _filled(self) -> None:
         """The inbox has something, or nothing more will come (from any thread)."""
@@ -110,7 +120,7 @@ class AsyncStage(Stage):
         part = self._next()
         if part is None:
             return False
-        self._free -= 1
+        self._serving += 1
         call = asyncio.get_running_loop().create_task(self._serve(part, self._enter(part)))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -133,10 +143,16 @@ class AsyncStage(Stage):
         while following is not None and self._failure is None:
             self.stats.received += len(following)
             await self._one(following, turn)
-            following = None if self.context.control.aborted.is_set() else self._next()
+            following = self._next() if self._goes_on() else None
             turn = self._enter(following) if following is not None else None
-        self._free += 1
+        self._serving -= 1
         self._signal.set_here()
+
+    def _goes_on(self) -> bool:
+        """Whether a slot that is done with a call may make another one."""
+        if self._window.has_room(self._serving):  # there is room for more than this one
+            self._signal.set_here()
+        return self._window.has_room(self._serving - 1) and not self.context.control.aborted.is_set()
 
     def _lingers(self) -> bool:
         """Whether to wait a moment for a fuller batch."""
@@ -230,9 +246,22 @@ class AsyncStage(Stage):
             raise Interrupted
 
     async def _call(self, batch: Batch) -> Any:
+        attempt = self._window.attempt()
+        if attempt is None:
+            return await self._called(batch, asyncio.timeout(self.plan.timeout_s))
+        error: BaseException | None = None
+        try:
+            return await self._called(batch, attempt.timer(self.plan.timeout_s))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            attempt.end(error)
+
+    async def _called(self, batch: Batch, timer: asyncio.Timeout) -> Any:
         argument = batch.records if self.plan.batch_size else batch.records[0]
         try:
-            async with asyncio.timeout(self.plan.timeout_s) as limit:
+            async with timer as limit:
                 answer = self._shared.operator(argument)
                 result = [child async for child in answer] if inspect.isasyncgen(answer) else await answer
         except TimeoutError as error:
@@ -249,6 +278,11 @@ class AsyncStage(Stage):
         if self.plan.kind is Kind.FILTER:
             return bool(result)
         return list(result) if self.plan.kind is Kind.FLAT_MAP and is_many(result) else result
+
+    def look(self) -> None:
+        self.stats.slots, self.stats.turns = self._window.slots, self._window.turns
+        if self._admission is not None:
+            self.stats.endpoints = self._admission.figures()
 
     def _mapped(self, batch: Batch, results: list[Any]) -> list[Batch]:
         mask = [True] * len(results)

@@ -15,6 +15,7 @@ from sage.runtime.assembly import Wiring, assemble, workers_of
 from sage.runtime.deadletters import DeadLetters
 from sage.runtime.host import Host
 from sage.runtime.ledger import Book
+from sage.runtime.stage import figures_of
 from sage.runtime.stats import StepSnapshot, StepStats, add_up
 from sage.runtime.worker import Event
 
@@ -88,7 +89,7 @@ class Crew:
 
     def figures(self) -> Mapping[str, Sequence[StepStats]]:
         """The figures of every worker, by step."""
-        return {name: [stage.stats for stage in stages] for name, stages in self._parts.stages.items()}
+        return {name: figures_of(stages) for name, stages in self._parts.stages.items()}
 
     def waiting(self, task: str) -> int:
         """Records that wait in front of a task."""

@@ -6,7 +6,7 @@ Fused steps are stages whose targets are stages: a plain method call lies betwee
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sage.flow.graph import StepPlan
@@ -45,6 +45,9 @@ class Stage:
     def connect(self, branch: str, target: Target) -> None:
         """Send what leaves by `branch` ("" but for a route) to `target`; each target of a branch gets all of it."""
         self._outputs.setdefault(branch, []).append(target)
+
+    def look(self) -> None:
+        """Bring the figures up to date that are not counted as things happen; from any thread."""
 
     def open(self) -> None:
         """Get ready. Called once before the first batch."""
@@ -90,6 +93,13 @@ class Stage:
     @property
     def branches(self) -> Mapping[str, list[Target]]:
         return self._outputs
+
+
+def figures_of(stages: Sequence[Stage]) -> list[StepStats]:
+    """The figures of some stages as they stand."""
+    for stage in stages:
+        stage.look()
+    return [stage.stats for stage in stages]
 
 
 def _copied(record: Any) -> Any:

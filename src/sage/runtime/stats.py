@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sage.flow.admission import EndpointFigures
 from sage.metrics import Histogram
 
 
@@ -12,8 +13,8 @@ class StepStats:
     """Counters of one step in one worker. One writer; readers may be a batch behind."""
 
     __slots__ = (
-        "busy_s", "calls", "created", "dead_lettered", "emitted", "filtered", "latency",
-        "merged", "parked", "parked_reason", "read", "received", "retries", "step", "written",
+        "busy_s", "calls", "created", "dead_lettered", "emitted", "endpoints", "filtered", "latency",
+        "merged", "parked", "parked_reason", "read", "received", "retries", "slots", "step", "turns", "written",
     )  # fmt: skip
 
     def __init__(self, step: str) -> None:
@@ -29,6 +30,9 @@ class StepStats:
         self.retries = 0
         self.parked = 0
         self.parked_reason = ""
+        self.slots = 0
+        self.turns = 0
+        self.endpoints: tuple[EndpointFigures, ...] = ()
         self.busy_s = 0.0
         self.calls = Histogram()
         """Seconds per record in the operator."""
@@ -55,9 +59,13 @@ class StepSnapshot:
     parked_reason: str
     busy_s: float
     slots: int
-    """Calls it can run at once."""
+    """Calls it can run at once; of an adaptive step, at this moment."""
     p50_s: float | None
     p99_s: float | None
+    turns: int = 0
+    """Of those in flight, calls that wait for their turn at an endpoint."""
+    endpoints: tuple[EndpointFigures, ...] = ()
+    """Those that it asks. Other steps and jobs of the process may ask them too."""
 
     def utilisation(self, elapsed_s: float) -> float:
         """Share of its slots that were busy, 0 to 1."""
@@ -68,6 +76,11 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
     """One snapshot of all workers of a step."""
     calls = _merged(part.calls for part in parts)
     received = sum(part.received for part in parts)
+    endpoints = tuple({each.name: each for part in parts for each in part.endpoints}.values())
+    closed = (
+        next((each for each in endpoints if each.opens_in_s), None) if all(e.opens_in_s for e in endpoints) else None
+    )
+    turns = sum(part.turns for part in parts)
     ended = sum(p.emitted + p.filtered + p.merged + p.dead_lettered + p.written - p.created for p in parts)
     return StepSnapshot(
         name=name,
@@ -78,13 +91,19 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
         in_flight=max(0, received - ended),
         dead_lettered=sum(part.dead_lettered for part in parts),
         retries=sum(part.retries for part in parts),
-        parked=sum(part.parked for part in parts),
-        parked_reason=next((part.parked_reason for part in parts if part.parked), ""),
+        parked=sum(part.parked for part in parts) + (turns if closed else 0),
+        parked_reason=_reason(closed) if closed and turns else next((p.parked_reason for p in parts if p.parked), ""),
         busy_s=sum(part.busy_s for part in parts),
-        slots=slots,
+        slots=sum(part.slots for part in parts) or slots,
         p50_s=calls.quantile(0.5),
         p99_s=calls.quantile(0.99),
+        turns=turns,
+        endpoints=endpoints,
     )
+
+
+def _reason(closed: EndpointFigures) -> str:
+    return f"waiting for the endpoint {closed.name}: {closed.trouble}"
 
 
 def latency_of(parts: Iterable[StepStats]) -> tuple[float | None, float | None]:

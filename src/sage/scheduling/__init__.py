@@ -11,8 +11,9 @@
     priority.py         bands with ageing
     adaptive.py         the default: late binding, by expected time to finish
     learning.py         what a record costs and how quick a node is, from what was observed
+    limiter.py          how many calls something should have in flight, found by feedback
 
-Everything here is pure: no clock, no sleep, no I/O, no state between calls. Time comes in with the view.
+Everything here is pure: no clock, no sleep, no I/O. Schedulers keep no state between calls. Time comes in.
 """
 
 from sage.errors import SchedulingError
