@@ -11,7 +11,7 @@ import pytest
 import sage
 
 HOUSE = Path(sage.__file__).parent
-GROUND = ("errors", "record", "codec", "clock", "metrics", "settings", "version")
+GROUND = ("errors", "record", "codec", "clock", "metrics", "settings", "processes", "version")
 """The files at the bottom; each may import those that stand before it in `GROUND_MAY`."""
 GROUND_MAY: dict[str, set[str]] = {
     "version": set(),
@@ -21,16 +21,18 @@ GROUND_MAY: dict[str, set[str]] = {
     "codec": {"errors"},
     "metrics": {"errors", "clock"},
     "settings": {"errors"},
+    "processes": set(),
 }
 MAY: dict[str, set[str]] = {
     "queues": set(),
     "flow": set(),
     "scheduling": set(),
-    "llm": {"flow"},
+    "llm": {"flow", "scheduling"},
     "connectors": {"flow"},
     "rag": {"flow", "llm", "connectors"},
-    "testing": {"flow", "queues", "scheduling"},
-    "runtime": {"scheduling", "flow", "queues"},
+    "cluster": set(),
+    "testing": {"flow", "queues", "scheduling", "cluster"},
+    "runtime": {"scheduling", "flow", "queues", "cluster"},
     "gateway": {"llm", "scheduling"},
     "jobs": {"runtime", "flow", "scheduling"},
     "simulation": {"scheduling", "flow", "llm"},
@@ -54,6 +56,8 @@ LAZY_MODULES = {
     "sage.queues.remote.link",  # msgspec
     "sage.queues.remote.queue",  # msgspec
     "sage.queues.remote.server",  # msgspec
+    "sage.runtime.processes",  # the same
+    "sage.runtime.ray",  # ray, which is optional
     "sage.runtime.fleet",  # the queues between processes, and what starts these
     "sage.queues.remote.zeromq",  # pyzmq, which is optional
     "sage.rag.minilm",  # numpy

@@ -13,7 +13,7 @@ from typing import Any
 from cli.command_line import environment
 from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
-from sage.jobs.processes import Process, end_all, marked
+from sage.processes import Process, end_all, marked
 
 PATIENCE_S = 30
 HEAD = """

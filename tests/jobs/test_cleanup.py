@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.managers import ENDLESS, QUICK, RELEASED, Managed
 from sage.jobs.cleanup import leftovers
-from sage.jobs.processes import MARK
+from sage.processes import MARK
 
 Wait = Callable[[Callable[[], object]], None]
 

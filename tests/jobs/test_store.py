@@ -10,9 +10,9 @@ import pytest
 
 from sage.errors import StorageError
 from sage.jobs.job import Job, JobSpec
-from sage.jobs.processes import this_process
 from sage.jobs.states import State
 from sage.jobs.store import VERSION, Store
+from sage.processes import this_process
 
 JOB = Job("0123abcd", JobSpec("/flow.py", "/", arguments=("-x", "ü '; DROP TABLE jobs --")), 12.5)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sage.jobs.daemon import manager_of
 from sage.jobs.folder import TEMPORARY, JobFolder, StateFolder, locked
-from sage.jobs.processes import end_all, marked
+from sage.processes import end_all, marked
 
 KILL_TIMEOUT_S = 5.0
 

@@ -15,9 +15,9 @@ from sage.errors import UsageError
 from sage.jobs.api import Api
 from sage.jobs.folder import StateFolder, locked, read_json, storing, touch, write_json
 from sage.jobs.manager import Manager, Say
-from sage.jobs.processes import Process, this_process
 from sage.jobs.server import Servers
 from sage.jobs.store import Store
+from sage.processes import Process, this_process
 
 DEFAULT_MAX_RUNNING = 8
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -39,7 +39,7 @@ from typing import Any
 
 from sage.errors import StorageError
 from sage.jobs.job import ID, JobSpec
-from sage.jobs.processes import Process
+from sage.processes import Process
 
 TEMPORARY = ".tmp"
 END_BYTES = 256

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sage.errors import StorageError, UsageError
-from sage.jobs.processes import Process
 from sage.jobs.states import State, check_transition
+from sage.processes import Process
 
 ID = re.compile(r"[0-9a-f]{8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

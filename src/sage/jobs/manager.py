@@ -25,10 +25,10 @@ from sage.jobs.admission import Admission, Waiting, admit
 from sage.jobs.folder import JobFolder, StateFolder, touch
 from sage.jobs.job import Job, JobSpec, new_id
 from sage.jobs.outcome import outcome_of
-from sage.jobs.processes import Process, end_all, marked
 from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
 from sage.jobs.store import Store
 from sage.jobs.supervision import Ended, Supervisors, Told
+from sage.processes import Process, end_all, marked
 
 MOST_PENDING = 1000
 RETRY_S = 2.0

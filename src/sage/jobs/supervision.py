@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.jobs.folder import JobFolder, private
-from sage.jobs.processes import Process
+from sage.processes import Process
 
 MAX_TOLD_BYTES = 65_536
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from sage.errors import HostError, SageError
 from sage.jobs.folder import JobFolder, RunFolder, locked, read_json, storing, write_json
-from sage.jobs.processes import MARK, descendants, this_process
+from sage.processes import MARK, descendants, this_process
 
 ABORT_GRACE_S = 10.0
 """From the request to end at once until everything is killed."""
