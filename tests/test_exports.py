@@ -31,7 +31,7 @@ EXPORTS = {
         PROFILES Engine EngineSnapshot Fault Profile Request Running SimulatedEndpoint Step profile_named
     """,
     "sage.gateway": """
-        EndpointConfig Gateway GatewayConfig KeyConfig Ledger Used load_config new_key
+        EndpointConfig Gateway GatewayConfig KeyConfig Ledger TenantConfig Used load_config new_key
     """,
     "sage.rag": """
         Answer Embed Extract Generate Index IndexSummary Passage Prompt Retrieve TextChunk ask chunk

@@ -1,5 +1,6 @@
 """A gateway in front of simulated endpoints, and plain HTTP to it."""
 
+import hashlib
 import http.client
 import json
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sage.gateway import EndpointConfig, Gateway, GatewayConfig, Ledger, Used
+from sage.gateway import EndpointConfig, Gateway, GatewayConfig, KeyConfig, Ledger, Used
 
 MODEL = "tiny-model"
 
@@ -58,6 +59,12 @@ def ask(gateway: Gateway, path: str, body: object = None, method: str | None = N
 
 def chat(text: str = "Hello", **options: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 5, **options}
+
+
+def keyed(name: str, **entry: Any) -> tuple[str, KeyConfig]:
+    """A key's header and its entry."""
+    key = f"key-of-{name}"
+    return f"Bearer {key}", KeyConfig(name, hashlib.sha256(key.encode()).hexdigest(), **entry)
 
 
 CHAT = "/v1/chat/completions"

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from behind import CHAT, MODEL, ask, chat, gateway_for
+from behind import CHAT, MODEL, ask, chat, gateway_for, keyed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endpoints import canary
 from sage.errors import PipelineError
-from sage.gateway import EndpointConfig, Gateway, GatewayConfig, KeyConfig, load_config, new_key, requests
+from sage.gateway import EndpointConfig, Gateway, GatewayConfig, load_config, new_key, requests
+from sage.gateway.destinations import DROPPED
 from sage.gateway.faults import Refusal
 from sage.gateway.relay import EventRelay
 from sage.llm.simulated import SimulatedEndpoint
@@ -92,9 +93,23 @@ def test_a_request_cannot_say_where_it_goes() -> None:
         assert visitors == []
 
 
-def keyed(name: str, **entry: Any) -> tuple[str, KeyConfig]:
-    key = f"key-of-{name}"
-    return f"Bearer {key}", KeyConfig(name, hashlib.sha256(key.encode()).hexdigest(), **entry)
+@given(st.sampled_from(sorted(DROPPED)), st.integers(0, 8), st.booleans(), st.sampled_from(["dict", "list"]))
+def test_destinations_are_dropped_at_any_depth(name: str, depth: int, escaped: bool, kind: str) -> None:
+    inner: Any = {name: "http://169.254.169.254/", "kept": 1}
+    for _ in range(depth):
+        inner = {"x": inner} if kind == "dict" else [inner]
+    text = json.dumps(chat(metadata=inner))
+    if escaped:
+        text = text.replace(name, "".join(f"\\u{ord(letter):04x}" for letter in name))
+    sent = requests.chat(text.encode(), None).body
+    assert b"169.254" not in sent
+    assert b"kept" in sent
+
+
+def test_names_in_the_users_own_schemas_and_texts_stay() -> None:
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"base_url": {"type": "string"}}}}
+    body = json.dumps(chat("api_base", tools=[{"type": "function", "function": function}])).encode()
+    assert requests.chat(body, None).body is body
 
 
 def test_only_keys_open_it() -> None:
@@ -112,16 +127,6 @@ def test_only_keys_open_it() -> None:
         assert ask(gateway, "/health").status == 200
 
 
-def test_a_key_has_so_many_requests_at_once() -> None:
-    bearer, entry = keyed("alice", max_requests=1)
-    with (
-        SimulatedEndpoint("tiny", faults=["503=30"]) as endpoint,
-        gateway_for(endpoint.url, key=(entry,), max_wait_s=0.2) as gateway,
-    ):
-        statuses = {ask(gateway, CHAT, chat(), Authorization=bearer).status for _ in range(2)}
-        assert statuses == {503, 429}
-
-
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -134,11 +139,14 @@ def test_a_key_has_so_many_requests_at_once() -> None:
         ("prot = 1", "E241"),
         ("[[key]]\nname = 'a'\nsha256 = 'secret'", "E241"),
         ("x = ", "E243"),
+        ("[[key]]\nname = 'a'\nsha256 = 'HASH'\nbudget_tokens = 0", "E241"),
+        ("[[key]]\nname = 'a'\nsha256 = 'HASH'\nbudget_per = 'week'", "E241"),
+        ("[[endpoint]]\nurl = 'http://x'\n[[tenant]]\nname = 'a'", "E242"),
     ],
 )
 def test_bad_configurations(text: str, code: str, tmp_path: Any) -> None:
     file = tmp_path / "gateway.toml"
-    file.write_text(text)
+    file.write_text(text.replace("HASH", "0" * 64))
     with pytest.raises(PipelineError, match=code):
         Gateway(load_config(file), tmp_path / "usage.sqlite")
 
@@ -190,7 +198,7 @@ def test_any_body_is_taken_or_refused_and_nothing_else(body: bytes) -> None:
     for read in (requests.chat, requests.completion, requests.embedding):
         status, answer = 200, b""
         try:
-            answer = read(body).body
+            answer = read(body, None).body
         except Refusal as refusal:
             status, answer = refusal.status, refusal.body
         assert status < 500

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from behind import MODEL, gateway_for
+from behind import MODEL, gateway_for, keyed
 
 from sage.gateway import Gateway, new_key
 from sage.llm import ChatClient
@@ -79,9 +79,31 @@ def test_errors_are_of_the_right_class(endpoint: SimulatedEndpoint, client: Any)
     endpoint.set_faults("503=60")
     with pytest.raises(openai.InternalServerError):
         create(model=MODEL, messages=MESSAGES)
-    with pytest.raises(openai.RateLimitError) as busy:
+    with pytest.raises(openai.InternalServerError) as busy:
         create(model=MODEL, messages=MESSAGES)
     assert int(busy.value.response.headers["Retry-After"]) > 50
+    endpoint.set_faults()
+
+
+def test_what_a_key_may_not_is_of_the_right_class(endpoint: SimulatedEndpoint) -> None:
+    bearer, entry = keyed("alice", requests_per_minute=1)
+    other, admin = keyed("root", scopes=("admin",))
+    patient, third = keyed("bob")
+    with (
+        gateway_for(endpoint.url, key=(entry, admin, third)) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=bearer.split()[1], max_retries=0) as client,
+    ):
+        create = client.chat.completions.create
+        create(model=MODEL, messages=MESSAGES, max_tokens=1)
+        with pytest.raises(openai.RateLimitError) as caught:
+            create(model=MODEL, messages=MESSAGES, max_tokens=1)
+        assert (caught.value.code, caught.value.param) == ("rate_limit_exceeded", "requests_per_minute")
+        with pytest.raises(openai.PermissionDeniedError):
+            client.with_options(api_key=other.split()[1]).models.list()
+        endpoint.set_faults("silence")
+        hasty = client.with_options(api_key=patient.split()[1], timeout=0.1)
+        with pytest.raises(openai.APITimeoutError):
+            hasty.embeddings.create(model=MODEL, input="x")
 
 
 def test_our_own_clients_too(endpoint: SimulatedEndpoint) -> None:

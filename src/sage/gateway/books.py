@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 from sage.errors import StorageError
+from sage.gateway.allowance import period_begins
+from sage.gateway.config import Period
 from sage.gateway.ledger import Ledger, Used
 
 Account = tuple[str, str, str, str]
@@ -29,6 +32,10 @@ class Books:
         self._keep(used)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
+
+    def spent(self, wall_s: float) -> dict[Period, dict[str, int]]:
+        """Tokens by key in the period of each kind in which `wall_s` lies. Blocks; for the start."""
+        return {per: self._ledger.spent(period_begins(per, wall_s)) for per in get_args(Period)}
 
     async def close(self) -> None:
         """Write what is left, if that is possible. May be called twice."""

@@ -6,6 +6,7 @@
     port = 8900
     max_wait_s = 60              # a request that would wait longer is turned away at once
     timeout_s = 600              # for a whole answer
+    longest_answer_tokens = 4096 # of a request that does not say it, where a budget has to hold
     usage_file = "usage.sqlite"  # relative to this file
 
     [[endpoint]]
@@ -21,14 +22,21 @@
     weight = 2
     priority = 1                 # the higher one goes first
     max_requests = 256           # at once
+    requests_per_minute = 600
+    tokens_per_minute = 100_000
+    budget_tokens = 5_000_000    # what a request may use is reserved, and what it did not use is given back
+    budget_per = "month"         # hour, day or month of UTC, or "ever"
+    models = ["Qwen/Qwen2.5-3B-Instruct"]  # without it all
+
+    [[tenant]]
+    name = "search"              # and the same limits for all its keys together
+    budget_tokens = 20_000_000
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +51,8 @@ MAX_KEY_BYTES = 4096
 PORT = 8900
 
 Scope = Literal["infer", "admin"]
+Period = Literal["hour", "day", "month", "ever"]
+Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
@@ -54,7 +64,26 @@ class EndpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str | None = None
 
 
-class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What somebody may use; None is no limit."""
+
+    max_requests: Positive = 1024
+    """At once."""
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    budget_tokens: Positive | None = None
+    budget_per: Period = "month"
+    models: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Without any: all."""
+
+
+class TenantConfig(Limits, frozen=True):
+    """The limits of all keys of one tenant together."""
+
+    name: Name
+
+
+class KeyConfig(Limits, frozen=True):
     """One key, of which only the SHA-256 is known."""
 
     name: Name
@@ -63,7 +92,6 @@ class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: tuple[Scope, ...] = ("infer",)
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     priority: Annotated[int, Meta(ge=-8, le=8)] = 0
-    max_requests: Annotated[int, Meta(ge=1)] = 1024
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,10 +99,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     endpoint: tuple[EndpointConfig, ...] = ()
     key: tuple[KeyConfig, ...] = ()
+    tenant: tuple[TenantConfig, ...] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = PORT
     max_wait_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    longest_answer_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     usage_file: str | None = None
 
     def check(self, at: str) -> None:
@@ -87,29 +117,17 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("endpoint.url", [endpoint.url for endpoint in self.endpoint]),
             ("key.name", [key.name for key in self.key]),
             ("key.sha256", [key.sha256 for key in self.key]),
+            ("tenant.name", [tenant.name for tenant in self.tenant]),
         ):
             if twice := next((value for value in values if values.count(value) > 1), None):
                 raise PipelineError("E242", f"{what} stands there twice", at=at, got=twice, expected="each once")
+        tenants = {key.tenant for key in self.key}
+        if strange := next((tenant.name for tenant in self.tenant if tenant.name not in tenants), None):
+            raise PipelineError("E242", "no key has this tenant", at=f"{at} tenant.name", got=strange)
         if not self.key and not is_loopback(self.host):
             raise PipelineError(
                 "E247", "a server on this address needs a key", at=self.host, try_="127.0.0.1, or --new-key NAME"
             )
-
-
-class Callers:
-    """Who a key belongs to."""
-
-    def __init__(self, keys: Sequence[KeyConfig]) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), key) for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    def of(self, given: bytes) -> KeyConfig | None:
-        """The key's entry; None for a wrong one. Takes the same time for every `given` of one length."""
-        digest = hashlib.sha256(given).digest()
-        matches = [key for known, key in self._keys if hmac.compare_digest(known, digest)]
-        return matches[0] if matches else None
 
 
 def new_key(name: str) -> tuple[str, KeyConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from aiohttp import web
 
@@ -21,20 +22,27 @@ MAX_UNSENT_BYTES = 64 << 10
 
 
 class Exchange:
-    """From a request's arrival to the end of its answer; `answer` or `fail` once."""
+    """From a request's arrival to the end of its answer: `admitted`, then `answer` or `fail`, and `used` at the end."""
 
     def __init__(self, request: web.Request, asked: Asked, arrived_at: float, figures: Figures) -> None:
         self._request = request
-        self._asked = asked
+        self.asked = asked
         self._arrived_at = arrived_at
+        self._admitted_at = arrived_at
+        self._granted_at: float | None = None
         self._figures = figures
         self._events = EventRelay(asked.usage_wanted)
         self._usage: Usage | None = None
         self._complete = False
         self._stream: web.StreamResponse | None = None
 
+    def admitted(self) -> None:
+        """It is read, and waits for its turn."""
+        self._admitted_at = _now()
+
     async def answer(self, answer: RelayedAnswer) -> web.StreamResponse:
         """Pass it on. Raises what `RelayedAnswer.piece` raises, and `ClientGone`."""
+        self._granted_at = answer.granted_at
         headers = self._trace(answer)
         if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
             return await self._pass_events(answer, headers)
@@ -45,6 +53,7 @@ class Exchange:
             if size_bytes > MAX_ANSWER_BYTES:
                 raise TooLarge(f"more than {MAX_ANSWER_BYTES} bytes")
         body = b"".join(pieces)
+        headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
         if answer.status == 200:
             self._usage = usage_of(body)
             self._complete = True
@@ -61,13 +70,22 @@ class Exchange:
 
     def used(self, key: str, job: str, step: str) -> Used:
         """For the ledger, when it is over."""
-        self._figures.whole.record(_now() - self._arrived_at)
+        now = _now()
+        self._figures.whole.record(now - self._arrived_at)
+        if self._granted_at is not None:
+            self._figures.endpoint.record(now - self._granted_at)
         failed = int(not self._complete)
         if self._usage is None:
-            return Used(key, job, step, self._asked.model, 1, failed, estimated_tokens=self._events.events)
+            return Used(key, job, step, self.asked.model, 1, failed, estimated_tokens=self._estimated())
         prompt, completion = self._usage.prompt_tokens, self._usage.completion_tokens
-        self._figures.used(self._asked.model, prompt, completion)
-        return Used(key, job, step, self._asked.model, 1, failed, prompt, completion)
+        self._figures.used(self.asked.model, prompt, completion)
+        return Used(key, job, step, self.asked.model, 1, failed, prompt, completion)
+
+    def _estimated(self) -> int:
+        """The prompt by its length, and a token for each event, if an answer began at all."""
+        if self._stream is None:
+            return 0
+        return math.ceil(self.asked.prompt_tokens) + self._events.events
 
     async def _pass_events(self, answer: RelayedAnswer, headers: dict[str, str]) -> web.StreamResponse:
         stream = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache"})
@@ -114,15 +132,22 @@ class Exchange:
 
     def _trace(self, answer: RelayedAnswer) -> dict[str, str]:
         """Where the time went, so far."""
-        queued_s = max(0.0, answer.granted_at - self._arrived_at)
-        endpoint_s = _now() - answer.granted_at
+        admission_s = self._admitted_at - self._arrived_at
+        queued_s = max(0.0, answer.granted_at - self._admitted_at)
+        first_byte_s = _now() - answer.granted_at
+        self._figures.admission.record(admission_s)
         self._figures.queued.record(queued_s)
-        self._figures.first_byte.record(endpoint_s)
+        self._figures.first_byte.record(first_byte_s)
         return {
             "Content-Type": answer.content_type,
-            "X-SAGE-Queue-Ms": f"{queued_s * 1e3:.1f}",
-            "X-SAGE-First-Byte-Ms": f"{endpoint_s * 1e3:.1f}",
+            "X-SAGE-Admission-Ms": _ms(admission_s),
+            "X-SAGE-Queue-Ms": _ms(queued_s),
+            "X-SAGE-First-Byte-Ms": _ms(first_byte_s),
         }
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}"
 
 
 async def _written(stream: web.StreamResponse, data: bytes) -> None:

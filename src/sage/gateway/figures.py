@@ -13,10 +13,14 @@ class Figures:
     """What has happened since the gateway's start."""
 
     def __init__(self) -> None:
+        self.admission = Histogram()
+        """From a request's arrival until it was let in."""
         self.queued = Histogram()
-        """From a request's arrival until it was sent."""
+        """From then until it was sent."""
         self.first_byte = Histogram()
         """From when it was sent to the first byte of its answer."""
+        self.endpoint = Histogram()
+        """From when it was sent to the last byte."""
         self.whole = Histogram()
         """From arrival to the last byte."""
         self._answers: Counter[tuple[str, int]] = Counter()
@@ -43,11 +47,14 @@ class Figures:
             (("model", model), ("kind", kind)): count for (model, kind), count in self._tokens.items()
         }
         yield Family("sage_gateway_tokens_total", "Tokens that endpoints counted.", "counter", tokens)
-        yield _one("histogram", "queue_seconds", "From arrival until sent.", self.queued.snapshot())
-        yield _one(
-            "histogram", "endpoint_first_byte_seconds", "From sent to the first byte.", self.first_byte.snapshot()
-        )
-        yield _one("histogram", "request_seconds", "From arrival to the last byte.", self.whole.snapshot())
+        for name, help_, histogram in (
+            ("admission_seconds", "From arrival until let in.", self.admission),
+            ("queue_seconds", "From let in until sent.", self.queued),
+            ("endpoint_first_byte_seconds", "From sent to the first byte.", self.first_byte),
+            ("endpoint_seconds", "From sent to the last byte.", self.endpoint),
+            ("request_seconds", "From arrival to the last byte.", self.whole),
+        ):
+            yield _one("histogram", name, help_, histogram.snapshot())
         distinct = list({id(pool): pool for pool in pools.values()}.values())
         yield _one("gauge", "waiting_requests", "Requests that wait for room.", sum(pool.waiting for pool in distinct))
         endpoints = [endpoint for pool in distinct for endpoint in pool.snapshot()]

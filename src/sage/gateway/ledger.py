@@ -30,7 +30,7 @@ INSERT INTO used VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 
 class Used(NamedTuple):
     """What one request used, or many together. Tokens are the endpoint's own count; where it never said (the client
-    went away, the stream broke), `estimated_tokens` is what came, and the other two are 0."""
+    went away, the stream broke), `estimated_tokens` is the prompt by its length and what came, and these two are 0."""
 
     key: str
     job: str
@@ -41,6 +41,10 @@ class Used(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens + self.estimated_tokens
 
 
 class Ledger:
@@ -75,6 +79,13 @@ class Ledger:
         """Sums by those of `BY` that are in `by` (the others are empty), the largest first; of the last `hours` hours.
         Raises `StorageError` E670."""
         since = 0 if hours is None else int(SYSTEM_CLOCK.wall() // _HOUR_S) - hours + 1
+        return self._totals(by, since)
+
+    def spent(self, since_s: float) -> dict[str, int]:
+        """Tokens by key since an hour that began at `since_s`."""
+        return {used.key: used.tokens for used in self._totals(("key",), int(since_s // _HOUR_S))}
+
+    def _totals(self, by: Sequence[str], since: int) -> list[Used]:
         names = ", ".join(name if name in by else "''" for name in BY)
         sums = ", ".join(f"sum({name})" for name in _SUMS)
         query = f"SELECT {names}, {sums} FROM used WHERE hour >= ? GROUP BY 1, 2, 3, 4 "

@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from sage.gateway.destinations import without_destinations
 from sage.gateway.faults import Refusal
 
 MAX_BODY_BYTES = 8 << 20
@@ -20,8 +21,8 @@ BYTES_PER_TOKEN = 4
 USUAL_ANSWER_TOKENS = 256
 PREFIX_BYTES = 1024
 """Prompts that share so much go to the same endpoint, whose cache may know it."""
-NOT_PASSED_ON = ("api_base", "base_url", "user_config", "extra_headers", "proxies")
-"""Some servers let a request say where to send it next, and with which headers; the gateway does not."""
+FRAME_TOKENS = 16
+"""What a chat template puts around a message or a prompt, at most."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -55,6 +56,17 @@ class _Text(_Body, kw_only=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
 
 
+class _Route(NamedTuple):
+    """Where it goes below the endpoint's base URL, what the interesting fields are called there, and its size."""
+
+    path: str
+    prompt_field: str
+    longest_field: str
+    prompts: int
+    framed: int
+    """Messages or prompts."""
+
+
 class _Embedding(Struct):
     model: Text
     input: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
@@ -77,13 +89,16 @@ class Asked:
     """Below the endpoint's base URL."""
     model: str
     body: bytes
-    """As it came, but for `stream_options` where usage has to be asked for, and `NOT_PASSED_ON`."""
+    """As it came, but for `stream_options` where usage has to be asked for, the longest answer where it has to be
+    bounded, and what `sage.gateway.destinations` drops."""
     stream: bool
     usage_wanted: bool
     """The client asked for the usage at the end of a stream."""
     prompt_tokens: float
     answer_tokens: float
     """Both estimated: for whose turn it is, never for what is written down."""
+    most_tokens: int
+    """More it cannot use, if the longest answer is bounded: no token is shorter than a byte."""
     prefix: str
 
 
@@ -97,13 +112,15 @@ class Labels:
     """How long it is willing to wait for its turn."""
 
 
-def chat(body: bytes) -> Asked:
-    """Of ``/v1/chat/completions``. Raises `Refusal`, as the others."""
+def chat(body: bytes, longest: int | None) -> Asked:
+    """Of ``/v1/chat/completions``. `longest`, if given, bounds an answer whose length the request leaves open.
+    Raises `Refusal`, as the others."""
     asked = _checked(_decode_chat, body)
-    return _generation("/chat/completions", asked, body, "messages", 1)
+    route = _Route("/chat/completions", "messages", "max_completion_tokens", 1, len(asked.messages))
+    return _generation(route, asked, body, longest)
 
 
-def completion(body: bytes) -> Asked:
+def completion(body: bytes, longest: int | None) -> Asked:
     """Of ``/v1/completions``."""
     asked = _checked(_decode_text, body)
     prompts = 1
@@ -111,17 +128,23 @@ def completion(body: bytes) -> Asked:
         prompts = len(asked.prompt)
         if prompts > MAX_PROMPTS:
             raise Refusal(400, f"at most {MAX_PROMPTS} prompts in one request, not {prompts}", param="prompt")
-    return _generation("/completions", asked, body, "prompt", prompts)
+    return _generation(_Route("/completions", "prompt", "max_tokens", prompts, prompts), asked, body, longest)
 
 
-def embedding(body: bytes) -> Asked:
-    """Of ``/v1/embeddings``."""
+def embedding(body: bytes, _longest: int | None) -> Asked:
+    """Of ``/v1/embeddings``, which have no answer that could be long."""
     asked = _checked(_decode_embedding, body)
-    several = isinstance(asked.input, list) and not isinstance(asked.input[0], int)
-    if several and len(asked.input) > MAX_INPUTS:
-        raise Refusal(400, f"at most {MAX_INPUTS} inputs in one request, not {len(asked.input)}", param="input")
-    sent = _sent(_fields(body), body)
-    return Asked("/embeddings", asked.model, sent, False, False, len(body) / BYTES_PER_TOKEN, 0.0, "")
+    inputs = len(asked.input) if isinstance(asked.input, list) and not isinstance(asked.input[0], int) else 1
+    if inputs > MAX_INPUTS:
+        raise Refusal(400, f"at most {MAX_INPUTS} inputs in one request, not {inputs}", param="input")
+    most = len(body) + FRAME_TOKENS * inputs
+    tokens = len(body) / BYTES_PER_TOKEN
+    return Asked("/embeddings", asked.model, without_destinations(body), False, False, tokens, 0.0, most, "")
+
+
+def unknown_model(model: str) -> Refusal:
+    """Also for one that exists and is not for this key."""
+    return Refusal(404, f"the model {model!r} does not exist", code="model_not_found", param="model")
 
 
 def labels(headers: Mapping[str, str]) -> Labels:
@@ -147,32 +170,38 @@ def _deadline_s(given: str | None) -> float | None:
     return seconds
 
 
-def _generation(path: str, asked: _Body, body: bytes, prompt_field: str, prompts: int) -> Asked:
-    fields = _fields(body)
-    stream = bool(asked.stream)
-    wanted = stream and asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    if stream and not wanted:
-        options = msgspec.json.decode(fields["stream_options"]) if asked.stream_options is not None else {}
-        fields["stream_options"] = Raw(msgspec.json.encode({**options, "include_usage": True}))
-        body = msgspec.json.encode(fields)
-    prompt = bytes(fields[prompt_field])
-    answers = (asked.n or 1) * prompts
-    longest = asked.max_completion_tokens or asked.max_tokens or USUAL_ANSWER_TOKENS
-    prefix = prompt[:PREFIX_BYTES].decode("utf-8", "replace") if len(prompt) >= PREFIX_BYTES else ""
-    sent = _sent(fields, body)
-    tokens = len(prompt) / BYTES_PER_TOKEN
-    return Asked(path, asked.model, sent, stream, wanted, tokens, float(longest * answers), prefix)
+def _generation(route: _Route, asked: _Body, body: bytes, longest: int | None) -> Asked:
+    fields = _decode_fields(body)
+    changes = _usage_asked_for(asked, fields)
+    limits = [limit for limit in (asked.max_completion_tokens, asked.max_tokens) if limit is not None]
+    if longest is not None and not limits:
+        changes[route.longest_field] = Raw(b"%d" % longest)
+        limits = [longest]
+    if changes:
+        body = msgspec.json.encode(fields | changes)
+    prompt = bytes(fields[route.prompt_field])
+    answers = max(asked.n or 1, asked.best_of or 1) * route.prompts
+    longest_answers = max(limits, default=USUAL_ANSWER_TOKENS) * answers
+    return Asked(
+        route.path,
+        asked.model,
+        without_destinations(body),
+        bool(asked.stream),
+        usage_wanted=bool(asked.stream) and "stream_options" not in changes,
+        prompt_tokens=len(prompt) / BYTES_PER_TOKEN,
+        answer_tokens=float(longest_answers),
+        most_tokens=len(body) + FRAME_TOKENS * (1 + route.framed) + longest_answers,
+        prefix=prompt[:PREFIX_BYTES].decode("utf-8", "replace") if len(prompt) >= PREFIX_BYTES else "",
+    )
 
 
-def _sent(fields: dict[str, Raw], body: bytes) -> bytes:
-    if fields.keys().isdisjoint(NOT_PASSED_ON):
-        return body
-    return msgspec.json.encode({name: value for name, value in fields.items() if name not in NOT_PASSED_ON})
-
-
-def _fields(body: bytes) -> dict[str, Raw]:
-    """The top level, whose values stay the bytes that they are."""
-    return _decode_fields(body)
+def _usage_asked_for(asked: _Body, fields: dict[str, Raw]) -> dict[str, Raw]:
+    """What has to change so that a stream ends with its usage; nothing where the client wants it itself."""
+    options = asked.stream_options
+    if not asked.stream or (options is not None and options.include_usage):
+        return {}
+    given = msgspec.json.decode(fields["stream_options"]) if options is not None else {}
+    return {"stream_options": Raw(msgspec.json.encode({**given, "include_usage": True}))}
 
 
 def _checked(decode: Any, body: bytes) -> Any:

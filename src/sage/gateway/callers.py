@@ -1,0 +1,62 @@
+"""Who is calling: a key and what it opens."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from sage.gateway.config import GatewayConfig, KeyConfig, Scope, TenantConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody with a key; `name` is the key's."""
+
+    name: str
+    tenant: str
+    """Whose turn it takes, and whose answers it may be given again; empty without keys."""
+    scopes: tuple[Scope, ...]
+    weight: float
+    priority: int
+    models: frozenset[str] | None
+    """That it may use; None: all."""
+    budgeted: bool
+
+    def may_use(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+
+NOBODY = Caller("", "", ("infer", "admin"), 1.0, 0, None, False)
+"""Everybody who calls a gateway without keys."""
+
+
+class Callers:
+    """Who a key belongs to."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        tenants = {tenant.name: tenant for tenant in config.tenant}
+        self._known = [(bytes.fromhex(key.sha256), _caller(key, tenants.get(key.tenant or ""))) for key in config.key]
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def of(self, given: bytes) -> Caller | None:
+        """None for a wrong key. Takes the same time for every `given` of one length."""
+        digest = hashlib.sha256(given).digest()
+        matches = [caller for known, caller in self._known if hmac.compare_digest(known, digest)]
+        return matches[0] if matches else None
+
+
+def _caller(key: KeyConfig, tenant: TenantConfig | None) -> Caller:
+    lists = [frozenset(limits.models) for limits in (key, tenant) if limits is not None and limits.models]
+    budgets = [limits.budget_tokens for limits in (key, tenant) if limits is not None]
+    return Caller(
+        key.name,
+        key.tenant or key.name,
+        key.scopes,
+        key.weight,
+        key.priority,
+        frozenset.intersection(*lists) if lists else None,
+        any(budgets),
+    )

@@ -1,0 +1,141 @@
+"""Requests that cost tokens, from their body to the end of their answer. Needs aiohttp.
+
+A request becomes a `Ticket` and goes through `sage.llm.pool`; its answer passes as bytes. A client that goes away
+cancels its handler, which withdraws the ticket or closes the endpoint's connection at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from sage.clock import SYSTEM_CLOCK
+from sage.errors import EndpointError
+from sage.gateway import requests
+from sage.gateway.allowance import Allowances, Moment, Need
+from sage.gateway.books import Books
+from sage.gateway.callers import Caller
+from sage.gateway.config import GatewayConfig
+from sage.gateway.exchange import Exchange
+from sage.gateway.faults import Refusal, of_endpoints
+from sage.gateway.figures import Figures
+from sage.gateway.health import Health
+from sage.gateway.requests import Asked, Labels
+from sage.llm.balancer import Ticket
+from sage.llm.pool import EndpointPool
+
+BODY_TIMEOUT_S = 30.0
+"""For the whole body of a request to come."""
+CALLER = web.RequestKey("caller", Caller)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Reader = Callable[[bytes, int | None], Asked]
+
+
+class Serving:
+    """The handlers of what costs tokens, over `pools` by model."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        pools: Mapping[str, EndpointPool],
+        books: Books,
+        health: Health,
+        figures: Figures,
+    ) -> None:
+        self._config = config
+        self._pools = pools
+        self._books = books
+        self._health = health
+        self._figures = figures
+        wall_s = SYSTEM_CLOCK.wall()
+        self._allowances = Allowances(config.key, config.tenant, books.spent(wall_s), wall_s)
+
+    def handler(self, read: Reader) -> Handler:
+        """Of the route whose bodies `read` understands."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            arrived_at = _now()
+            caller = request[CALLER]
+            labels = requests.labels(request.headers)
+            asked = read(await _body(request), self._config.longest_answer_tokens if caller.budgeted else None)
+            pool = self._pools.get(asked.model)
+            if pool is None or not caller.may_use(asked.model):
+                raise requests.unknown_model(asked.model)
+            exchange = Exchange(request, asked, arrived_at, self._figures)
+            return await self._accounted(exchange, caller, labels, pool)
+
+        return handle
+
+    async def _accounted(
+        self, exchange: Exchange, caller: Caller, labels: Labels, pool: EndpointPool
+    ) -> web.StreamResponse:
+        """Reserve what it may use, and settle what it did."""
+        asked = exchange.asked
+        need = Need(asked.prompt_tokens + asked.answer_tokens, asked.most_tokens)
+        reservation = self._allowances.reserve(caller.name, need, _moment())
+        try:
+            return await self._sent(exchange, _ticket(asked, caller, labels.job), labels, pool)
+        finally:
+            used = exchange.used(caller.name, labels.job, labels.step)
+            reservation.settle(used.tokens, _moment())
+            self._health.moved(_now())
+            self._books.add(used)
+
+    async def _sent(self, exchange: Exchange, ticket: Ticket, labels: Labels, pool: EndpointPool) -> web.StreamResponse:
+        limit_s = min(self._config.max_wait_s, labels.deadline_s or math.inf)
+        try:
+            _admit(pool, ticket, limit_s)
+            exchange.admitted()
+            async with pool.relay(ticket, exchange.asked.path, exchange.asked.body, wait_timeout_s=limit_s) as answer:
+                self._health.moved(answer.granted_at)
+                return await exchange.answer(answer)
+        except EndpointError as error:
+            return await exchange.fail(of_endpoints(error, pool.wait_s(ticket)))
+
+
+def _admit(pool: EndpointPool, ticket: Ticket, limit_s: float) -> None:
+    """Turn away at once what would only wait in vain: 503 while no endpoint takes anything, 429 behind a queue."""
+    wait_s = pool.wait_s(ticket)
+    if wait_s <= limit_s:
+        return
+    message = f"it would wait for {wait_s:.1f} s, and may wait for {limit_s:g}"
+    if all(endpoint.parked_for_s > 0 for endpoint in pool.snapshot()):
+        raise Refusal(503, f"no endpoint takes requests: {message}", code="no_room", retry_after_s=wait_s - limit_s)
+    raise Refusal(429, message, code="would_wait_too_long", retry_after_s=wait_s - limit_s)
+
+
+def _ticket(asked: Asked, caller: Caller, job: str) -> Ticket:
+    """Turns are the tenant's; on a gateway without keys, the job's."""
+    return Ticket(
+        asked.prompt_tokens + asked.answer_tokens,
+        asked.prompt_tokens,
+        caller.tenant or job,
+        asked.prefix,
+        weight=caller.weight,
+        band=caller.priority,
+        streamed=asked.stream,
+    )
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.content_length is not None and request.content_length > requests.MAX_BODY_BYTES:
+        raise Refusal(413, f"the body is larger than {requests.MAX_BODY_BYTES} bytes")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Refusal(415, "a compressed body is not accepted")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _moment() -> Moment:
+    return Moment(_now(), SYSTEM_CLOCK.wall())
