@@ -175,9 +175,11 @@ def test_a_file_that_goes_on_after_a_run_that_failed(managed: Managed) -> None:
 
 
 def test_a_file_that_was_changed_is_not_run(managed: Managed) -> None:
-    managed.start("--max-jobs", "1")
-    job = managed.submit(QUICK, start_delay_s=0.2)
+    managed.start()
+    job = managed.submit(QUICK, start_delay_s=3600)
     (managed.where / "flow.py").write_text(QUICK + "# changed\n")
+    managed.client.stop(job)
+    managed.client.resume(job)
     found = managed.end_of(job)
     assert found["reason"].startswith("E253 the file was changed after the job was submitted")
 

@@ -164,18 +164,23 @@ def test_a_supervisor_started_twice_begins_a_run_once(managed: Managed, wait_unt
 def test_a_run_that_was_begun_by_nobody_that_is_left(managed: Managed) -> None:
     """As when a supervisor was killed before it could say anything."""
     managed.start()
-    job = managed.submit(QUICK, start_delay_s=0.2)
+    job = managed.submit(QUICK, start_delay_s=3600)
+    managed.client.stop(job)
     managed.folder.job(job).run(1).path.mkdir()
+    managed.client.resume(job)  # resumed, it does not wait again
     assert managed.end_of(job)["state"] == "LOST"
     managed.client.resume(job)
     assert managed.end_of(job)["state"] == "SUCCEEDED"
 
 
-def test_a_run_waits_for_the_processes_of_the_last_one(managed: Managed, wait_until: Wait) -> None:
-    managed.start()
-    job = managed.submit(QUICK, start_delay_s=0.2)
+def test_a_run_waits_for_the_processes_of_the_last_one(managed: Managed, wait_until: Wait, tmp_path: Path) -> None:
+    managed.start("--max-jobs", "1")
+    managed.submit(RELEASED)
+    wait_until((tmp_path / "working").exists)
+    job = managed.submit(QUICK)
     with open(managed.folder.job(job).lock, "r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        (tmp_path / "go").touch()
         wait_until(lambda: managed.client.show(job)["state"] == "STARTING")
         wait_until(managed.folder.job(job).log.exists)
     assert managed.end_of(job)["state"] == "SUCCEEDED"
