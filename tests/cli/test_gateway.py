@@ -41,7 +41,7 @@ def test_from_a_configuration_to_the_tokens_used(tmp_path: Path) -> None:
     told = sage("usage", "--file", "usage.sqlite", "--by", "key,job", "--json", cwd=tmp_path)
     assert json.loads(told.stdout) == {
         "key": "alice", "job": "nightly", "requests": 1, "failed": 0, "estimated_tokens": 0,
-        "prompt_tokens": usage["prompt_tokens"], "completion_tokens": 3,
+        "prompt_tokens": usage["prompt_tokens"], "completion_tokens": 3, "reused_tokens": 0,
     }  # fmt: skip
     table = sage("usage", "--file", "usage.sqlite", cwd=tmp_path).stdout.splitlines()
     assert table[0].split()[:2] == ["key", "model"]

@@ -25,7 +25,7 @@ def test_a_chat_and_its_usage() -> None:
         assert float(said.headers["X-SAGE-Endpoint-Ms"]) >= float(said.headers["X-SAGE-First-Byte-Ms"]) > 0
     (found,) = used(gateway, "key", "job", "step", "model")
     assert found[:4] == ("", "nightly", "summarise", MODEL)
-    assert found[4:] == (1, 0, direct["prompt_tokens"], direct["completion_tokens"], 0)
+    assert found[4:] == (1, 0, direct["prompt_tokens"], direct["completion_tokens"], 0, 0)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

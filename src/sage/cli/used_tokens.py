@@ -13,7 +13,7 @@ from sage.errors import UsageError
 from sage.gateway import Ledger, Used
 from sage.gateway.ledger import BY
 
-_FIGURES = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens")
+_FIGURES = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "reused_tokens")
 
 
 @click.command("usage")

@@ -12,6 +12,7 @@
     relay.py         a stream of events passed on as bytes: finds the usage, and hides it from who did not ask
     callers.py       who a key belongs to, and what it opens
     allowance.py     rates and budgets of keys and tenants
+    cache.py         answers that are given again
     faults.py        what went wrong -> an error in OpenAI's form; no client's mistake is a 5xx
     health.py        whether requests get through; figures.py: what /metrics shows
     books.py         the ledger seen from the event loop; ledger.py: tokens by key, job, step and model, in SQLite

@@ -8,6 +8,9 @@
     timeout_s = 600              # for a whole answer
     longest_answer_tokens = 4096 # of a request that does not say it, where a budget has to hold
     usage_file = "usage.sqlite"  # relative to this file
+    cache_bytes = 0              # for answers to be given again to who asks for it; 0: none
+    cache_ttl_s = 3600
+    prefix_affinity = true       # long prompts that begin alike go to the same endpoint, where that costs nothing
 
     [[endpoint]]
     url = "http://127.0.0.1:8001"
@@ -106,6 +109,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     longest_answer_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     usage_file: str | None = None
+    cache_bytes: Annotated[int, Meta(ge=0)] = 0
+    cache_ttl_s: Annotated[float, Meta(gt=0)] = 3600.0
+    prefix_affinity: bool = True
 
     def check(self, at: str) -> None:
         """Raises `PipelineError`: E242, E247 (an address beyond this machine, and no key)."""

@@ -7,6 +7,7 @@ import math
 
 from aiohttp import web
 
+from sage.gateway.cache import Copy, Kept
 from sage.gateway.faults import ClientGone, Refusal
 from sage.gateway.figures import Figures
 from sage.gateway.ledger import Used
@@ -19,20 +20,27 @@ MAX_ANSWER_BYTES = 64 << 20
 """Of an answer that is not streamed: embeddings are long."""
 MAX_UNSENT_BYTES = 64 << 10
 """For a client that reads slowly; then its endpoint has to wait."""
+EVENTS = "text/event-stream"
 
 
 class Exchange:
-    """From a request's arrival to the end of its answer: `admitted`, then `answer` or `fail`, and `used` at the end."""
+    """From a request's arrival to the end of its answer: `admitted`, one of `answer`, `replay` and `fail`, and `used`.
+
+    `headers` go into the answer. With a `copy` the answer is kept, and `kept` once it is whole.
+    """
 
     def __init__(self, request: web.Request, asked: Asked, arrived_at: float, figures: Figures) -> None:
-        self._request = request
         self.asked = asked
+        self.headers: dict[str, str] = {}
+        self.copy: Copy | None = None
+        self._request = request
         self._arrived_at = arrived_at
         self._admitted_at = arrived_at
         self._granted_at: float | None = None
         self._figures = figures
         self._events = EventRelay(asked.usage_wanted)
         self._usage: Usage | None = None
+        self._reused_tokens = 0
         self._complete = False
         self._stream: web.StreamResponse | None = None
 
@@ -43,9 +51,9 @@ class Exchange:
     async def answer(self, answer: RelayedAnswer) -> web.StreamResponse:
         """Pass it on. Raises what `RelayedAnswer.piece` raises, and `ClientGone`."""
         self._granted_at = answer.granted_at
-        headers = self._trace(answer)
-        if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
-            return await self._pass_events(answer, headers)
+        self._trace(answer)
+        if answer.status == 200 and answer.content_type.startswith(EVENTS):
+            return await self._pass_events(answer)
         pieces, size_bytes = [answer.first], len(answer.first)
         while pieces[-1]:
             pieces.append(await answer.piece())
@@ -53,20 +61,39 @@ class Exchange:
             if size_bytes > MAX_ANSWER_BYTES:
                 raise TooLarge(f"more than {MAX_ANSWER_BYTES} bytes")
         body = b"".join(pieces)
-        headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
+        self.headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
         if answer.status == 200:
             self._usage = usage_of(body)
             self._complete = True
             self._settle(answer, 0)
-        return web.Response(status=answer.status, body=body, headers=headers)
+            if self.copy is not None:
+                self.copy.add(body)
+        return web.Response(status=answer.status, body=body, headers=self.headers)
+
+    async def replay(self, kept: Kept) -> web.StreamResponse:
+        """Give an answer again. Raises `ClientGone`."""
+        self._complete = True
+        self._reused_tokens = kept.tokens
+        self.headers |= {"Content-Type": kept.content_type, "X-SAGE-Admission-Ms": _ms(_now() - self._arrived_at)}
+        if not kept.content_type.startswith(EVENTS):
+            return web.Response(body=kept.body, headers=self.headers)
+        stream = await self._begun()
+        await _written(stream, kept.body)
+        return await _ended(stream)
 
     async def fail(self, refusal: Refusal) -> web.StreamResponse:
         """Say so: as an answer, or as the last event of a stream that has begun, which then has no ``[DONE]``."""
         if self._stream is None:
             raise refusal
         await _written(self._stream, b"data: " + refusal.body + b"\n\n")
-        await self._stream.write_eof()
-        return self._stream
+        return await _ended(self._stream)
+
+    def kept(self) -> Kept | None:
+        """To be given again: None for an answer that is not whole, not kept, or of unknown cost."""
+        if self.copy is None or self._usage is None or not self._complete or (body := self.copy.whole) is None:
+            return None
+        tokens = self._usage.prompt_tokens + self._usage.completion_tokens
+        return Kept(self.headers["Content-Type"], body, tokens)
 
     def used(self, key: str, job: str, step: str) -> Used:
         """For the ledger, when it is over."""
@@ -74,27 +101,31 @@ class Exchange:
         self._figures.whole.record(now - self._arrived_at)
         if self._granted_at is not None:
             self._figures.endpoint.record(now - self._granted_at)
-        failed = int(not self._complete)
+        used = Used(key, job, step, self.asked.model, 1, int(not self._complete), reused_tokens=self._reused_tokens)
         if self._usage is None:
-            return Used(key, job, step, self.asked.model, 1, failed, estimated_tokens=self._estimated())
+            return used._replace(estimated_tokens=self._estimated())
         prompt, completion = self._usage.prompt_tokens, self._usage.completion_tokens
         self._figures.used(self.asked.model, prompt, completion)
-        return Used(key, job, step, self.asked.model, 1, failed, prompt, completion)
+        return used._replace(prompt_tokens=prompt, completion_tokens=completion)
 
     def _estimated(self) -> int:
-        """The prompt by its length, and a token for each event, if an answer began at all."""
-        if self._stream is None:
+        """The prompt by its length, and a token for each event, if an endpoint's stream began at all."""
+        if self._stream is None or self._granted_at is None:
             return 0
         return math.ceil(self.asked.prompt_tokens) + self._events.events
 
-    async def _pass_events(self, answer: RelayedAnswer, headers: dict[str, str]) -> web.StreamResponse:
-        stream = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache"})
+    async def _begun(self) -> web.StreamResponse:
+        stream = web.StreamResponse(headers=self.headers | {"Cache-Control": "no-cache"})
         stream.enable_chunked_encoding()
         try:
             await stream.prepare(self._request)
         except ConnectionError:
             raise ClientGone from None
         self._stream = stream
+        return stream
+
+    async def _pass_events(self, answer: RelayedAnswer) -> web.StreamResponse:
+        stream = await self._begun()
         events, piece = self._events, answer.first
         while piece:
             before = events.events
@@ -107,15 +138,13 @@ class Exchange:
         self._settle(answer, events.events)
         if not events.done:
             raise HalfAnswer("the stream ended without [DONE]")
-        try:
-            await stream.write_eof()
-        except ConnectionError:
-            raise ClientGone from None
-        return stream
+        return await _ended(stream)
 
     async def _send(self, stream: web.StreamResponse, data: bytes) -> None:
         """Straight to the transport, framed as a chunk by hand, which takes a third of the time; through aiohttp where
         the client is slow, because that waits for it."""
+        if self.copy is not None:
+            self.copy.add(data)
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGone
@@ -130,7 +159,7 @@ class Exchange:
             answer.used(self._usage.prompt_tokens)
             answer.came(max(0, self._usage.completion_tokens - came))
 
-    def _trace(self, answer: RelayedAnswer) -> dict[str, str]:
+    def _trace(self, answer: RelayedAnswer) -> None:
         """Where the time went, so far."""
         admission_s = self._admitted_at - self._arrived_at
         queued_s = max(0.0, answer.granted_at - self._admitted_at)
@@ -138,7 +167,7 @@ class Exchange:
         self._figures.admission.record(admission_s)
         self._figures.queued.record(queued_s)
         self._figures.first_byte.record(first_byte_s)
-        return {
+        self.headers |= {
             "Content-Type": answer.content_type,
             "X-SAGE-Admission-Ms": _ms(admission_s),
             "X-SAGE-Queue-Ms": _ms(queued_s),
@@ -155,6 +184,14 @@ async def _written(stream: web.StreamResponse, data: bytes) -> None:
         await stream.write(data)
     except ConnectionError:
         raise ClientGone from None
+
+
+async def _ended(stream: web.StreamResponse) -> web.StreamResponse:
+    try:
+        await stream.write_eof()
+    except ConnectionError:
+        raise ClientGone from None
+    return stream
 
 
 def _now() -> float:

@@ -25,6 +25,7 @@ class Figures:
         """From arrival to the last byte."""
         self._answers: Counter[tuple[str, int]] = Counter()
         self._tokens: Counter[tuple[str, str]] = Counter()
+        self._looked_up: Counter[str] = Counter()
 
     def answered(self, path: str, status: int) -> None:
         """A request ended; `path` is a route, never what a client made up."""
@@ -33,6 +34,10 @@ class Figures:
     def used(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         self._tokens[model, "prompt"] += prompt_tokens
         self._tokens[model, "completion"] += completion_tokens
+
+    def looked_up(self, said: str) -> None:
+        """In the cache of answers, which said HIT, MISS or SKIP."""
+        self._looked_up[said] += 1
 
     def text(self, pools: Mapping[str, EndpointPool]) -> str:
         """`pools` by model."""
@@ -47,6 +52,10 @@ class Figures:
             (("model", model), ("kind", kind)): count for (model, kind), count in self._tokens.items()
         }
         yield Family("sage_gateway_tokens_total", "Tokens that endpoints counted.", "counter", tokens)
+        looked_up: dict[Labels, float | HistogramSnapshot] = {
+            (("result", said.lower()),): count for said, count in self._looked_up.items()
+        }
+        yield Family("sage_gateway_cache_total", "Requests that asked for the cache.", "counter", looked_up)
         for name, help_, histogram in (
             ("admission_seconds", "From arrival until let in.", self.admission),
             ("queue_seconds", "From let in until sent.", self.queued),

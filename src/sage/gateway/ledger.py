@@ -11,7 +11,7 @@ from sage.clock import SYSTEM_CLOCK
 from sage.errors import StorageError
 
 BY = ("key", "job", "step", "model")
-_SUMS = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens")
+_SUMS = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "reused_tokens")
 _HOUR_S = 3600
 _APPLICATION = 0x53414755
 _TABLE = """
@@ -19,11 +19,15 @@ CREATE TABLE IF NOT EXISTS used (
     hour INTEGER NOT NULL, key TEXT NOT NULL, job TEXT NOT NULL, step TEXT NOT NULL, model TEXT NOT NULL,
     requests INTEGER NOT NULL, failed INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, estimated_tokens INTEGER NOT NULL,
+    reused_tokens INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (hour, key, job, step, model)
 ) WITHOUT ROWID
 """
+_WIDEN = "ALTER TABLE used ADD COLUMN reused_tokens INTEGER NOT NULL DEFAULT 0"
+"""For a file from before there were any."""
 _ADD = f"""
-INSERT INTO used VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO used (hour, {", ".join((*BY, *_SUMS))}) VALUES ({", ".join("?" * (1 + len(BY) + len(_SUMS)))})
+ON CONFLICT DO UPDATE SET
 {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}
 """
 
@@ -41,9 +45,12 @@ class Used(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated_tokens: int = 0
+    reused_tokens: int = 0
+    """Of answers that were given again: not paid for, and in none of the others."""
 
     @property
     def tokens(self) -> int:
+        """That were paid for."""
         return self.prompt_tokens + self.completion_tokens + self.estimated_tokens
 
 
@@ -112,7 +119,11 @@ class Ledger:
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = NORMAL")
         base.execute(f"PRAGMA application_id = {_APPLICATION}")
+        base.execute("BEGIN IMMEDIATE")
         base.execute(_TABLE)
+        if "reused_tokens" not in {name for _, name, *_ in base.execute("PRAGMA table_info(used)")}:
+            base.execute(_WIDEN)
+        base.execute("COMMIT")
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(

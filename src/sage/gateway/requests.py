@@ -110,6 +110,8 @@ class Labels:
     step: str
     deadline_s: float | None
     """How long it is willing to wait for its turn."""
+    reuse: bool
+    """An answer that was given before will do."""
 
 
 def chat(body: bytes, longest: int | None) -> Asked:
@@ -155,7 +157,7 @@ def labels(headers: Mapping[str, str]) -> Labels:
         if name and not _NAME.fullmatch(name):
             raise Refusal(400, "1 to 128 printable ASCII characters without spaces are expected", param=header)
         names.append(name)
-    return Labels(names[0], names[1], _deadline_s(headers.get("X-SAGE-Deadline")))
+    return Labels(names[0], names[1], _deadline_s(headers.get("X-SAGE-Deadline")), _reuse(headers.get("X-SAGE-Cache")))
 
 
 def _deadline_s(given: str | None) -> float | None:
@@ -168,6 +170,12 @@ def _deadline_s(given: str | None) -> float | None:
     if not 0 < seconds <= MAX_DEADLINE_S:
         raise Refusal(400, f"seconds from 0 to {MAX_DEADLINE_S:.0f} are expected", param="X-SAGE-Deadline")
     return seconds
+
+
+def _reuse(given: str | None) -> bool:
+    if given not in (None, "use"):
+        raise Refusal(400, "use is expected, or no such header", param="X-SAGE-Cache")
+    return given is not None
 
 
 def _generation(route: _Route, asked: _Body, body: bytes, longest: int | None) -> Asked:

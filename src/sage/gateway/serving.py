@@ -17,6 +17,7 @@ from sage.errors import EndpointError
 from sage.gateway import requests
 from sage.gateway.allowance import Allowances, Moment, Need
 from sage.gateway.books import Books
+from sage.gateway.cache import AnswerCache, Kept, Key, key_of
 from sage.gateway.callers import Caller
 from sage.gateway.config import GatewayConfig
 from sage.gateway.exchange import Exchange
@@ -51,6 +52,7 @@ class Serving:
         self._books = books
         self._health = health
         self._figures = figures
+        self._cache = AnswerCache(config.cache_bytes, config.cache_ttl_s)
         wall_s = SYSTEM_CLOCK.wall()
         self._allowances = Allowances(config.key, config.tenant, books.spent(wall_s), wall_s)
 
@@ -74,16 +76,34 @@ class Serving:
         self, exchange: Exchange, caller: Caller, labels: Labels, pool: EndpointPool
     ) -> web.StreamResponse:
         """Reserve what it may use, and settle what it did."""
+        kept, key = self._looked_up(exchange, caller, labels)
         asked = exchange.asked
-        need = Need(asked.prompt_tokens + asked.answer_tokens, asked.most_tokens)
+        need = Need(0.0, 0) if kept else Need(asked.prompt_tokens + asked.answer_tokens, asked.most_tokens)
         reservation = self._allowances.reserve(caller.name, need, _moment())
         try:
-            return await self._sent(exchange, _ticket(asked, caller, labels.job), labels, pool)
+            if kept is not None:
+                return await exchange.replay(kept)
+            return await self._sent(exchange, self._ticket(asked, caller, labels.job), labels, pool)
         finally:
             used = exchange.used(caller.name, labels.job, labels.step)
             reservation.settle(used.tokens, _moment())
             self._health.moved(_now())
             self._books.add(used)
+            if key is not None and (answer := exchange.kept()) is not None:
+                self._cache.put(key, answer, _now())
+
+    def _looked_up(self, exchange: Exchange, caller: Caller, labels: Labels) -> tuple[Kept | None, Key | None]:
+        """The answer that was given before, and under what a new one is to be kept."""
+        if not labels.reuse:
+            return None, None
+        key = key_of(exchange.asked, caller.tenant) if self._config.cache_bytes else None
+        kept = self._cache.get(key, _now()) if key is not None else None
+        said = "HIT" if kept is not None else "MISS" if key is not None else "SKIP"
+        exchange.headers["X-SAGE-Cache"] = said
+        self._figures.looked_up(said)
+        if kept is None and key is not None:
+            exchange.copy = self._cache.copy()
+        return kept, key
 
     async def _sent(self, exchange: Exchange, ticket: Ticket, labels: Labels, pool: EndpointPool) -> web.StreamResponse:
         limit_s = min(self._config.max_wait_s, labels.deadline_s or math.inf)
@@ -96,6 +116,18 @@ class Serving:
         except EndpointError as error:
             return await exchange.fail(of_endpoints(error, pool.wait_s(ticket)))
 
+    def _ticket(self, asked: Asked, caller: Caller, job: str) -> Ticket:
+        """Turns are the tenant's; on a gateway without keys, the job's."""
+        return Ticket(
+            asked.prompt_tokens + asked.answer_tokens,
+            asked.prompt_tokens,
+            caller.tenant or job,
+            asked.prefix if self._config.prefix_affinity else "",
+            weight=caller.weight,
+            band=caller.priority,
+            streamed=asked.stream,
+        )
+
 
 def _admit(pool: EndpointPool, ticket: Ticket, limit_s: float) -> None:
     """Turn away at once what would only wait in vain: 503 while no endpoint takes anything, 429 behind a queue."""
@@ -106,19 +138,6 @@ def _admit(pool: EndpointPool, ticket: Ticket, limit_s: float) -> None:
     if all(endpoint.parked_for_s > 0 for endpoint in pool.snapshot()):
         raise Refusal(503, f"no endpoint takes requests: {message}", code="no_room", retry_after_s=wait_s - limit_s)
     raise Refusal(429, message, code="would_wait_too_long", retry_after_s=wait_s - limit_s)
-
-
-def _ticket(asked: Asked, caller: Caller, job: str) -> Ticket:
-    """Turns are the tenant's; on a gateway without keys, the job's."""
-    return Ticket(
-        asked.prompt_tokens + asked.answer_tokens,
-        asked.prompt_tokens,
-        caller.tenant or job,
-        asked.prefix,
-        weight=caller.weight,
-        band=caller.priority,
-        streamed=asked.stream,
-    )
 
 
 async def _body(request: web.Request) -> bytes:
