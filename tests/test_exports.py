@@ -41,8 +41,11 @@ EXPORTS = {
         Adaptive Cluster Costs Decision Fifo LoadAwarePack LoadAwareSpread Node Priority Replica RoundRobin Scheduler
         SchedulingError Speeds Task Work names register scheduler_named
     """,
+    "sage.cluster": """
+        Cluster Node connect private
+    """,
     "sage.testing": """
-        check_queue check_scheduler check_sink check_source
+        check_queue check_queue_bytes check_scheduler check_sink check_source
     """,
     "sage.testing.network": """
         Crossed Host Link Network RayCluster Wire

@@ -56,7 +56,7 @@ def test_capacities_that_are_refused(maxsize: Any) -> None:
     refused("E502", maxsize, lambda maxsize: LocalQueueDescriptor(maxsize=maxsize))
 
 
-GOOD = {"version": 1, "kind": "local", "queue_id": "q", "maxsize": 5}
+GOOD = {"version": 1, "kind": "local", "queue_id": "q", "maxsize": 5, "max_bytes": None}
 
 
 @pytest.mark.parametrize(

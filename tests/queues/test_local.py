@@ -4,18 +4,48 @@ import gc
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sage.queues import BatchFull, Empty, Full, LocalQueue, QueueClosed
-from sage.testing import check_queue
+from sage.queues import BatchFull, Empty, Full, LocalQueue, LocalQueueDescriptor, QueueClosed
+from sage.queues.sizes import size_of
+from sage.testing import check_queue, check_queue_bytes
 
 
 def test_the_contract() -> None:
     check_queue(LocalQueue)
+
+
+def test_the_contract_where_bytes_count() -> None:
+    check_queue(lambda maxsize: LocalQueueDescriptor(maxsize=maxsize, max_bytes=10**9).create())
+    check_queue_bytes(lambda max_bytes: LocalQueueDescriptor(max_bytes=max_bytes).create())
+
+
+class Node:
+    def __init__(self, payload: Any) -> None:
+        self.payload = payload
+        self.itself = self
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        bytes(100_000),
+        [b"x" * 1_000, *(bytes([number]) * 1_000 for number in range(99))],
+        {"text": "x" * 100_000},
+        numpy.zeros(12_500),
+        numpy.zeros(50_000)[:12_500],
+        Node([bytearray(100_000)]),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_the_size_of_an_item_is_that_of_what_it_holds(item: Any) -> None:
+    assert 100_000 <= size_of(item) < 110_000
 
 
 class BesideAModel(RuleBasedStateMachine):

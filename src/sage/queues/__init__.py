@@ -36,7 +36,8 @@ This package knows nothing of steps: it imports nothing but the files at the bot
 
 from sage.errors import QueueBroken, QueueClosed, QueueError
 from sage.queues.descriptor import Place, QueueDescriptor, register_kind
-from sage.queues.local import LocalQueue, LocalQueueDescriptor
+from sage.queues.local import LocalQueue
+from sage.queues.local_kind import LocalQueueDescriptor
 from sage.queues.overview import HandleView, QueueView, metrics_text, overview
 from sage.queues.pool import QueueDescriptorPool
 from sage.queues.queue import BatchFull, Empty, Full, Queue, QueueStats

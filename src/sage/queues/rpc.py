@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from sage.errors import MissingDependency, QueueError
 from sage.queues import handles
-from sage.queues.descriptor import Place, QueueDescriptor, register_kind
-from sage.queues.local import LocalQueue
+from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
+from sage.queues.measured import MeasuredQueue
 from sage.queues.queue import Item, Queue
 from sage.queues.remote.keys import check_key
 
@@ -26,7 +26,7 @@ _PATIENCE_S = 30.0
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
-class RPCQueue(LocalQueue[Item]):
+class RPCQueue(MeasuredQueue[Item]):
     """The owner's handle. Detaching it, and the end of its process, is the end of the queue: others get `QueueBroken`.
 
     An item that cannot be pickled when another process is to get it is told by `flush`.
@@ -36,7 +36,7 @@ class RPCQueue(LocalQueue[Item]):
         """Raises `QueueError` E503 where the port is taken."""
         from sage.queues.remote.server import QueueServer
 
-        super().__init__(descriptor.maxsize, queue_id=descriptor.queue_id)
+        super().__init__(descriptor.maxsize, descriptor.max_bytes, queue_id=descriptor.queue_id)
         self._serves = QueueServer(
             descriptor.key, descriptor.bind or descriptor.host, descriptor.port, patience_s=descriptor.patience_s
         )
@@ -72,6 +72,8 @@ class RPCQueueDescriptor(QueueDescriptor):
     """At which address the owner listens, if not at `host`."""
     patience_s: float = _PATIENCE_S
     """How long an end may be silent before it is given up, where nothing tells that it is gone."""
+    max_bytes: int = 64 * 1024 * 1024
+    """How many bytes the items may take together in the owner's memory; its own to say, as `maxsize`."""
     by_value: bool = False
     """Whether classes and functions of the script that runs travel with the items."""
 
@@ -81,6 +83,7 @@ class RPCQueueDescriptor(QueueDescriptor):
         if not self.queue_id:
             object.__setattr__(self, "queue_id", f"rpc-{self.port}")
         super().__post_init__()
+        check_capacity("max_bytes", self.max_bytes, at=f"queue {self.queue_id}")
         check_key(self.key)
         _check_host(self.host)
         if self.bind is not None:

@@ -26,6 +26,7 @@ from sage.queues import handles
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
 from sage.queues.front import Front
 from sage.queues.local import LocalQueue
+from sage.queues.measured import MeasuredQueue
 from sage.queues.queue import Full, Item, Queue, QueueStats
 from sage.queues.remote.keys import new_key
 from sage.queues.rpc import RPCQueueDescriptor
@@ -113,6 +114,8 @@ class SageQueue(Front[Item]):
                 self._core = self._move(self._core)
             except QueueError as error:
                 return error.what.encode()[:_MAX_ANSWER_BYTES]
+            except Full:
+                return b"what is in it does not fit into shared memory now"
             return _DONE
 
     def _move(self, old: LocalQueue[Item]) -> Queue[Item]:
@@ -127,7 +130,7 @@ class SageQueue(Front[Item]):
         except (Full, QueueError):
             new.close()
             new.detach()
-            self._core = new = LocalQueue(self._descriptor.maxsize, queue_id=self._descriptor.queue_id)
+            self._core = new = self._descriptor.local()
             new.put_batch(items)
             raise
         finally:
@@ -187,7 +190,7 @@ class SageQueueDescriptor(QueueDescriptor):
     cost: ClassVar[int] = 20
 
     max_bytes: int = 64 * 1024 * 1024
-    """How many bytes of large items fit, once they are in shared memory."""
+    """How many bytes the items may take together, in the owner's memory and in the shared one."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     """Names the owner's socket, and the memory. Nobody can guess it."""
     host: str | None = None
@@ -210,6 +213,10 @@ class SageQueueDescriptor(QueueDescriptor):
             queue_id=self.queue_id, maxsize=self.maxsize, max_bytes=self.max_bytes, token=self.token
         )
 
+    def local(self) -> LocalQueue[Any]:
+        """A new queue for as long as no other process has opened it."""
+        return MeasuredQueue(self.maxsize, self.max_bytes, queue_id=self.queue_id)
+
     @property
     def remote(self) -> RPCQueueDescriptor:
         """The same queue, as other machines see it. Raises `QueueError` E502 where they do not."""
@@ -217,7 +224,12 @@ class SageQueueDescriptor(QueueDescriptor):
             at = f"queue {self.queue_id}"
             raise QueueError("E502", "other machines need both to find the owner", at=at, expected="host and port")
         return RPCQueueDescriptor(
-            queue_id=self.queue_id, maxsize=self.maxsize, host=self.host, port=self.port, key=self.key
+            queue_id=self.queue_id,
+            maxsize=self.maxsize,
+            max_bytes=self.max_bytes,
+            host=self.host,
+            port=self.port,
+            key=self.key,
         )
 
     @classmethod
@@ -238,7 +250,7 @@ class SageQueueDescriptor(QueueDescriptor):
                 raise QueueError("E503", "this queue exists already", at=f"queue {self.queue_id}") from None
             raise
         if self.host is None:
-            return SageQueue(self, LocalQueue(self.maxsize, queue_id=self.queue_id), listener)
+            return SageQueue(self, self.local(), listener)
         queue: SageQueue[Any] = SageQueue(self, self.memory.create(), listener)
         try:
             queue.serve()

@@ -4,16 +4,16 @@
 
     sources.py    check_source
     sinks.py      check_sink
-    queues.py     check_queue
+    queues.py     check_queue, check_queue_bytes
     schedulers.py check_scheduler
 
 A check raises `AssertionError` that tells what was done, what came, and what the contract asks for. No test runner
 is needed.
 """
 
-from sage.testing.queues import check_queue
+from sage.testing.queues import check_queue, check_queue_bytes
 from sage.testing.schedulers import check_scheduler
 from sage.testing.sinks import check_sink
 from sage.testing.sources import check_source
 
-__all__ = ["check_queue", "check_scheduler", "check_sink", "check_source"]
+__all__ = ["check_queue", "check_queue_bytes", "check_scheduler", "check_sink", "check_source"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from sage.errors import QueueClosed
+from sage.errors import QueueClosed, QueueError
 from sage.queues.queue import BatchFull, Empty, Full, Queue
 
 MakeQueue = Callable[[int | None], Queue[Any]]
@@ -43,6 +43,83 @@ def check_queue(make: MakeQueue, *, seed: int = 0) -> None:
         check(make)
     for walk in range(10):
         _check_walk(make, random.Random(seed + walk))
+
+
+def check_queue_bytes(make: MakeQueue) -> None:
+    """Check that the queues which `make(max_bytes)` returns hold so many bytes and no more, whatever puts them.
+
+    `make` returns new, empty queues in which many items fit. What a kind itself needs for an item of 1,000 bytes or more
+    may count too, as long as it is less than 5%.
+    """
+    for size, count in ((1_000, 12), (100_000, 7)):
+        max_bytes = count * size + (count * size // 20)
+        for put in (_put_each, _put_batches, _put_at_once):
+            with make(max_bytes) as queue:
+                _check_bytes(queue, put, bytes(size), count)
+                queue.detach()
+    with make(300_000) as queue:
+        queue.put(1)
+        error = _raises(QueueError, lambda: queue.put(bytes(400_000)), "put of more than max_bytes")
+        _demand(error.code == "E509", f"what can never fit is refused with E509, not {error.code}")
+        queue.put(bytes(150_000))
+        _raises(Full, lambda: queue.put(bytes(160_000), timeout=_SHORT_S), "put(timeout=0.01) of more bytes than fit")
+        _demand(queue.get() == 1 and len(queue.get()) == 150_000, "what was put is got")
+        queue.put(bytes(160_000), timeout=_LONG_S)
+        _check_woken_for_bytes(queue)
+        queue.detach()
+
+
+def _check_bytes(queue: Queue[Any], put: Callable[[Queue[Any], Any, int], int], item: Any, count: int) -> None:
+    what = f"items of {len(item):,} bytes, where {count} fit, by {put.__name__[1:]}"
+    put_first = put(queue, item, count + 5)
+    _demand(put_first == count == queue.qsize(), f"{put_first} were put, qsize() {queue.qsize()}: {what}")
+    for taken in (1, 3):
+        got = [queue.get() for _ in range(taken)]
+        _demand(got == [item] * taken, f"what was put is got: {what}")
+        again = put(queue, item, count)
+        _demand(again == taken, f"{again} were put after {taken} had been got: {what}")
+    while not queue.empty():
+        queue.get()
+    _demand(put(queue, item, count + 5) == count, f"a queue that was emptied holds as much as a new one: {what}")
+
+
+def _check_woken_for_bytes(queue: Queue[Any]) -> None:
+    """In the queue, of 300,000 bytes, is an item of 160,000."""
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(queue.put, bytes(150_000)), threads.submit(queue.put_batch, [bytes(150_000)])]
+        sizes = [len(queue.get(timeout=_LONG_S)) for _ in range(3)]
+        for entry in waiting:
+            _within(entry)
+    _demand(sizes == [160_000, 150_000, 150_000], f"puts that waited for bytes brought {sizes}")
+
+
+def _put_each(queue: Queue[Any], item: Any, most: int) -> int:
+    """How many could be put."""
+    for number in range(most):
+        try:
+            queue.put_nowait(item)
+        except Full:
+            return number
+    return most
+
+
+def _put_batches(queue: Queue[Any], item: Any, most: int) -> int:
+    """The same, by two."""
+    for number in range(0, most, 2):
+        try:
+            queue.put_batch([item, item], block=False)
+        except BatchFull as full:
+            return number + 2 - len(full.items)
+    return most
+
+
+def _put_at_once(queue: Queue[Any], item: Any, most: int) -> int:
+    """The same, as one batch."""
+    try:
+        queue.put_batch([item] * most, block=False)
+    except BatchFull as full:
+        return most - len(full.items)
+    return most
 
 
 def _check_order_and_capacity(make: MakeQueue) -> None:

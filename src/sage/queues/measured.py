@@ -1,0 +1,140 @@
+"""A queue between threads that is bounded in bytes too."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import repeat, starmap
+
+from sage.errors import QueueError
+from sage.queues.bells import ring
+from sage.queues.frames import Frame
+from sage.queues.local import LocalQueue
+from sage.queues.queue import BatchFull, Full, Item
+from sage.queues.sizes import size_of
+
+
+class MeasuredQueue(LocalQueue[Item]):
+    """A `LocalQueue` whose items together take at most `max_bytes`, by `size_of`. That costs some speed.
+
+    An item that would never fit is refused with E509; those of its batch that came before it are put.
+    """
+
+    _credits = 0  # each put has to look at the bytes
+
+    def __init__(self, maxsize: int | None, max_bytes: int, *, queue_id: str = "local") -> None:
+        super().__init__(maxsize, queue_id=queue_id)
+        self._max_bytes = max_bytes
+        self._sizes: deque[int] = deque()  # of the items that are here, in their order
+        self._away: deque[int] = deque()  # of those that left for other processes
+        self._bytes = 0
+        self._wanted = 0  # by the frame that was put in vain last
+        self._bytes_in = self._bytes_out = 0
+
+    @property
+    def bytes_in(self) -> int:
+        return self._bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        return self._bytes_out
+
+    def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
+        size = size_of(item)
+        with self._lock:
+            fits = self._closed_at is None and self._bytes + size <= self._max_bytes and self._spare() > 0
+            if fits:
+                self._account([size])
+                self._issued += 1
+                self._append(item)
+        if fits:
+            ring(self._getters)
+            return
+        try:
+            self._put_rest([item], block, timeout)
+        except BatchFull:
+            raise Full from None
+
+    def put_batch(self, items: Sequence[Item], block: bool = True, timeout: float | None = None) -> None:
+        rest = list(items)
+        with self._lock:
+            self._batch_puts += 1
+            self._batch_items += len(rest)
+        self._put_rest(rest, block, timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Item:
+        item = super().get(block, timeout)
+        self._gone(1)
+        return item
+
+    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+        items = super().get_batch(count, timeout)
+        self._gone(len(items))
+        return items
+
+    def take_frames(self, count: int) -> list[Frame]:
+        frames = super().take_frames(count)
+        with self._lock:
+            self._away.extend(_popped(self._sizes, self._held - len(self._away)))
+        return frames
+
+    def confirm(self, count: int) -> None:
+        with self._lock:
+            self._free(_popped(self._away, count))
+        super().confirm(count)
+
+    def _gone(self, count: int) -> None:
+        """So many items were got."""
+        with self._lock:
+            self._free(_popped(self._sizes, count))
+        ring(self._putters, len(self._putters))
+
+    def _has_room(self) -> bool:
+        return super()._has_room() and self._bytes + self._wanted <= self._max_bytes
+
+    # --- under the lock ---
+
+    def _put_some(self, items: list[Item]) -> int:
+        sizes: list[int] = []
+        free = self._max_bytes - self._bytes
+        for item in items[: max(0, self._spare())]:
+            size = size_of(item)
+            if size > self._max_bytes and not sizes:
+                raise self._too_large(size)
+            if size > free:
+                self._wanted = size
+                break
+            free -= size
+            sizes.append(size)
+        taken = super()._put_some(items[: len(sizes)])
+        self._account(sizes)
+        return taken
+
+    def _accept(self, frame: Frame, items: list[Item]) -> bool:
+        size = frame.size_bytes
+        if size > self._max_bytes:
+            raise self._too_large(size)
+        self._wanted = size
+        if self._bytes + size > self._max_bytes:
+            return False
+        each, rest = divmod(size, len(items))
+        self._account([each + rest, *[each] * (len(items) - 1)])
+        return super()._accept(frame, items)
+
+    def _account(self, sizes: Sequence[int]) -> None:
+        self._sizes.extend(sizes)
+        self._bytes += sum(sizes)
+        self._bytes_in += sum(sizes)
+
+    def _free(self, sizes: Iterable[int]) -> None:
+        size = sum(sizes)
+        self._bytes -= size
+        self._bytes_out += size
+
+    def _too_large(self, size: int) -> QueueError:
+        what = "the item is larger than max_bytes"
+        return QueueError("E509", what, at=f"queue {self._queue_id}", got=f"{size:,} bytes")
+
+
+def _popped(sizes: deque[int], count: int) -> Iterable[int]:
+    return starmap(sizes.popleft, repeat((), min(count, len(sizes))))

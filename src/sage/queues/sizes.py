@@ -1,0 +1,44 @@
+"""How many bytes an item takes where it is passed by reference: what is counted against `max_bytes`."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
+from typing import Any
+
+_LEAVES = frozenset({int, float, bool, NoneType, str, bytes})
+_NOT_ITS_OWN = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+
+
+def size_of(item: Any) -> int:
+    """The bytes of `item` and of all that it holds, each object once; not of classes, functions and modules.
+
+    An array counts with all its elements, also where it is a view of another one.
+    """
+    if type(item) in _LEAVES:
+        return sys.getsizeof(item)
+    total = 0
+    seen: set[int] = set()
+    found = [item]
+    while found:
+        thing = found.pop()
+        if id(thing) in seen or isinstance(thing, _NOT_ITS_OWN):
+            continue
+        seen.add(id(thing))
+        if type(thing) in _LEAVES:
+            total += sys.getsizeof(thing)
+        elif (size := _buffer_bytes(thing)) is not None:
+            total += size
+        else:
+            total += sys.getsizeof(thing)
+            found += gc.get_referents(thing)
+    return total
+
+
+def _buffer_bytes(thing: Any) -> int | None:
+    try:
+        with memoryview(thing) as view:
+            return view.nbytes + object.__sizeof__(thing)
+    except (TypeError, ValueError, BufferError):  # it has none, or none that can be told so
+        return None
