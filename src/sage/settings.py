@@ -112,6 +112,16 @@ def load(environ: Mapping[str, str] | None = None, path: str | Path | None = Non
     return Settings(**values, origins=origins)
 
 
+def inheritable() -> dict[str, str]:
+    """The variables of SAGE in this process's environment, for processes of the same run that do not inherit them."""
+    return {name: value for name, value in os.environ.items() if name.startswith("SAGE_")}
+
+
+def inherit(variables: Mapping[str, str]) -> None:
+    """Set what `inheritable` told of another process."""
+    os.environ.update(variables)
+
+
 def check_url(url: str, at: str) -> str:
     """`url` without a trailing slash, if it is a plain http(s) base URL; raises `PipelineError` E242 that names `at`.
 

@@ -22,19 +22,26 @@ LONGEST_CHAIN = 64
 """Steps in one task at most: each takes a few of the 1,000 stack frames that Python allows."""
 
 
-def compile_pipeline(pipeline: Pipeline, processes: int = 1) -> ExecutionGraph:
+def compile_pipeline(pipeline: Pipeline, processes: int = 1, *, on_cluster: bool = False) -> ExecutionGraph:
     """Check the whole pipeline and compile it. Raises one `PipelineError` that lists every problem found.
 
     With several `processes`, steps that keep a processor busy get an instance for each, unless they say otherwise.
+    `on_cluster`, those whose calls overlap may leave home too, if they state a `parallelism` or `resources`.
     """
+    check_pipeline(pipeline)
+    plans = {step.name: _plan(step) for step in pipeline.steps}
+    order = topological({name: plan.inputs for name, plan in plans.items()})
+    if processes > 1 or on_cluster:
+        decided = {step.name for step in pipeline.steps if "parallelism" in _options(step)}
+        _spread(plans, order, decided, processes, on_cluster=on_cluster)
+    return _fuse(pipeline.name, plans, order)
+
+
+def check_pipeline(pipeline: Pipeline) -> None:
+    """Raise one `PipelineError` for every problem found."""
     found = problems(pipeline)
     if found:
         raise PipelineError.of(pipeline.name, found)
-    plans = {step.name: _plan(step) for step in pipeline.steps}
-    order = topological({name: plan.inputs for name, plan in plans.items()})
-    if processes > 1:
-        _spread(plans, order, {step.name for step in pipeline.steps if "parallelism" in _options(step)}, processes)
-    return _fuse(pipeline.name, plans, order)
 
 
 def _options(step: Step) -> Mapping[str, Any]:
@@ -42,7 +49,9 @@ def _options(step: Step) -> Mapping[str, Any]:
     return {**brought, **step.options}
 
 
-def _spread(plans: dict[str, StepPlan], order: Sequence[str], decided: set[str], processes: int) -> None:
+def _spread(
+    plans: dict[str, StepPlan], order: Sequence[str], decided: set[str], processes: int, *, on_cluster: bool
+) -> None:
     """Mark the steps that may run in other processes, and give those that are not `decided` an instance for each.
 
     A step whose calls overlap waits more than it works: it stays. So do sources, sinks and reductions. The others go
@@ -56,8 +65,9 @@ def _spread(plans: dict[str, StepPlan], order: Sequence[str], decided: set[str],
         plan = plans[name]
         inputs = [plans[source.step] for source in plan.inputs]
         if plan.kind in CALLS:
-            movable = not plan.is_async and plan.concurrency == 1
-            parallelism = processes
+            overlaps = plan.is_async or plan.concurrency != 1
+            movable = not overlaps or (on_cluster and (name in decided or bool(plan.resources)))
+            parallelism = 1 if overlaps else processes
         else:
             follows = plan.kind in (Kind.KEY_BY, Kind.ORDER_BY, Kind.ROUTE, Kind.UNION)
             movable = follows and all(source.movable for source in inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,14 +17,18 @@ def ship(operator: Any) -> bytes:
 
     Raises whatever its attributes raise when they cannot be pickled; `culprit` then says which.
     """
+    return _pickled(operator)
+
+
+def _pickled(operator: Any, apart: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
     if not _lives_in_main(operator):
         try:
-            return pickle.dumps(operator, protocol=5)
+            return pickle.dumps(operator, protocol=5, buffer_callback=apart)
         except Exception:  # noqa: BLE001 -- anything can go wrong in a user's __reduce__; cloudpickle has the last word
             pass
     import cloudpickle
 
-    return bytes(cloudpickle.dumps(operator, protocol=5))
+    return bytes(cloudpickle.dumps(operator, protocol=5, buffer_callback=apart))
 
 
 def unship(shipped: bytes) -> Any:
@@ -66,11 +70,27 @@ def unpack(data: bytes, buffers: Iterable[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers)  # noqa: S301 -- see above
 
 
+def kept_apart(buffer: Any) -> pickle.PickleBuffer:
+    """A buffer of `pack` as something that whoever pickles it keeps out of band, once more."""
+    return pickle.PickleBuffer(buffer)
+
+
 def clone(operator: Any) -> Any:
-    """A copy of an operator object for one instance; plain functions have nothing to copy and are shared."""
+    """A copy of an operator object for one instance; plain functions have nothing to copy and are shared.
+
+    So is what nobody can change: arrays in read-only memory, where a node keeps large constants once for all its hosts.
+    """
     if isinstance(operator, types.FunctionType | types.BuiltinFunctionType | type):
         return operator
-    return unship(ship(operator))
+    shared: list[pickle.PickleBuffer] = []
+
+    def copied(buffer: pickle.PickleBuffer) -> bool:
+        if not buffer.raw().readonly:
+            return True
+        shared.append(buffer)
+        return False
+
+    return pickle.loads(_pickled(operator, copied), buffers=shared)  # noqa: S301 -- it was made here just now
 
 
 def culprit(value: Any, path: str) -> tuple[str, Any] | None:

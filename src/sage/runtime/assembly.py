@@ -51,6 +51,10 @@ class Wiring:
         """Those of `task` that run here."""
         return range(task.instances)
 
+    def capacity(self, task: TaskPlan) -> int:
+        """How many records wait here for the instances of `task`, or for each if keyed."""
+        return task.capacity
+
     def context_of(self, worker: str) -> RuntimeContext:
         """What a worker shares with others."""
         return self.context
@@ -91,9 +95,9 @@ class Wiring:
             producers = 0
             for edge in edges_into(self.graph, task):
                 source = self.graph.task_of(edge.output.step)
-                producers += source.instances * workers_of(source, self.graph)
+                producers += len(self.instances(source)) * workers_of(source, self.graph)
             count = task.instances if task.keyed else 1
-            found = [Inbox(task.capacity, self.context.control, producers) for _ in range(count)]
+            found = [Inbox(self.capacity(task), self.context.control, producers) for _ in range(count)]
             self._inboxes[task.name] = found
         return found
 

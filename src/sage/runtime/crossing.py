@@ -54,6 +54,12 @@ class CrossingWiring(Wiring):
     def instances(self, task: TaskPlan) -> Sequence[int]:
         return self._placement.at(self._number, task)
 
+    def capacity(self, task: TaskPlan) -> int:
+        """The share of this host."""
+        if task.keyed:
+            return task.capacity
+        return max(task.take, -(-task.capacity * len(self.instances(task)) // task.instances))
+
     def context_of(self, worker: str) -> RuntimeContext:
         if worker not in self._contexts:
             ledger = self._ledgers[worker] = self._reports.ledger_of(worker, self._book)
@@ -84,7 +90,7 @@ class CrossingWiring(Wiring):
         place = task.name, instance if task.keyed else 0
         inbox = self._arrivals.get(place)
         if inbox is None:
-            inbox = self._arrivals[place] = Inbox(task.capacity, self.context.control, producers=1)
+            inbox = self._arrivals[place] = Inbox(self._ahead(task), self.context.control, producers=1)
             name = f"{self._number}>{task.name}/{instance}"
             connection = Connection([inbox], self.context_of(name).ledger, keyed=False, keeps_keys=True)
             self._carry(name, task, self.supply(task, instance, name), connection)
@@ -121,6 +127,10 @@ class CrossingWiring(Wiring):
             - sum(supply.records for supply in self._supplies.get(task, ()))
             for task in self._queues
         }
+
+    def _ahead(self, task: TaskPlan) -> int:
+        """How many records wait here for workers that are busy, where another host might have a free one."""
+        return max(task.take, self.capacity(task) // 4)
 
     def _carry(self, name: str, task: TaskPlan, supply: Supply, target: Target) -> None:
         """Bring everything from `supply` to `target`, for `task`, on a thread of its own."""

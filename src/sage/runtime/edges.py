@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sage.errors import QueueBroken, QueueClosed, QueueError, RecordError
-from sage.flow.graph import RECORDS_PER_BATCH
+from sage.flow.graph import RECORDS_PER_BATCH, TaskPlan
 from sage.flow.shipping import pack, unpack
 from sage.queues import Queue
 from sage.record import Batch, Lineage, Ticket, merge
@@ -194,6 +194,11 @@ class QueueInbox:
 def capacity_of(instances: int) -> int:
     """How many items the queue of so many instances holds."""
     return ITEMS_PER_INSTANCE * instances
+
+
+def queues_of(task: TaskPlan) -> list[int]:
+    """How many items fit into each queue of a task that is fed from other hosts: one, or one per instance if keyed."""
+    return [capacity_of(1)] * task.instances if task.keyed else [capacity_of(task.instances)]
 
 
 def largest_item(capacity: int, instances: int) -> int:

@@ -1,7 +1,7 @@
 """The crew of a run with several hosts: the user's own process, and others for what keeps a processor busy.
 
-Hosts say what happened over their links, and everything is entered by one thread, that of the job. How a host is
-started and watched is its `Starter`'s business; a host that is lost ends the run.
+Hosts say what happened over their links, and everything is entered by one thread, that of the job. Which hosts there
+are, how one is started, and what lies between two of them is the `Engine`'s business; a host that is lost ends the run.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from sage.errors import HostError, PipelineError, SageError
+from sage.errors import PipelineError, SageError
 from sage.flow.graph import ExecutionGraph, StepPlan, TaskPlan
 from sage.flow.shipping import pack
-from sage.queues import QueueDescriptor, SharedMemoryQueueDescriptor
+from sage.queues import Queue
 from sage.runtime.account import Account
 from sage.runtime.books import Books
 from sage.runtime.context import RuntimeContext
 from sage.runtime.crew import Closing, Crew
 from sage.runtime.crossing import CrossingWiring
 from sage.runtime.deadletters import DeadLetters, reason_of
-from sage.runtime.edges import capacity_of
+from sage.runtime.engine import Engine
 from sage.runtime.host import Roster
 from sage.runtime.ledger import Book
+from sage.runtime.member import Member
 from sage.runtime.messages import (
     Close,
     Closed,
     Command,
     Figures,
     HostEnded,
-    Link,
     Lost,
+    Parcel,
     Plan,
-    Setup,
+    Printed,
     TaskEnded,
     name_of,
 )
-from sage.runtime.placement import HOME, Placement, edges_into, place
-from sage.runtime.processes import HostProcess
+from sage.runtime.placement import HOME, Placement, edges_into
 from sage.runtime.reports import Report, Reports
 from sage.runtime.stats import StepStats
 from sage.runtime.worker import Ended, Event, Opened
@@ -54,95 +54,8 @@ EXIT_S = 2.0
 """How long a process may take to end after its last word."""
 
 
-class HostHandle(Protocol):
-    """A host that the driver started."""
-
-    link: Link
-
-    def start(self) -> None:
-        """Start it. Raises OSError."""
-
-    def wait(self) -> str:
-        """Wait for its end, whatever it be; tell it in words, and end the link."""
-
-    def kill(self) -> None:
-        """End it at once, if it has not ended; from any thread."""
-
-
-class Member:
-    """The driver's end of one host: a thread that starts it and waits for its end, one that reads, one that writes.
-
-    Writing has a thread of its own because a host that was stopped does not read, and nothing may wait for it.
-    """
-
-    def __init__(self, number: int, tasks: Sequence[str], handle: HostHandle) -> None:
-        self.number = number
-        self.closed = False
-        self.ended = threading.Event()
-        self._tasks = tasks
-        self._handle = handle
-        self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._tell: Callable[[object], None]
-
-    def start(self, tell: Callable[[object], None]) -> None:
-        """Start the host; what it says, and its end, go to `tell`."""
-        self._tell = tell
-        threading.Thread(target=self._live, name=f"sage-{name_of(self.number)}", daemon=True).start()
-
-    def send(self, message: object) -> None:
-        """Send soon. Never waits, and a host that is gone hears nothing."""
-        self._outbox.put(message)
-
-    def kill(self) -> None:
-        self._handle.kill()
-
-    def lost(self, why: str) -> HostError:
-        """The error of a run that lost this host."""
-        return HostError(
-            "E810", f"{name_of(self.number)} is lost: {why}", at=f"steps {', '.join(self._tasks)}",
-            try_="dmesg, if nobody killed it: the system does where memory is short",
-        )  # fmt: skip
-
-    def _live(self) -> None:
-        try:
-            self._handle.start()
-        except OSError as error:
-            self._tell(Lost(self.number, f"it could not be started ({error.strerror})"))
-            self._handle.link.close()
-            self.ended.set()
-            return
-        talk = [
-            threading.Thread(target=work, name=f"sage-{name_of(self.number)}.{work.__name__}", daemon=True)
-            for work in (self._read, self._write)
-        ]
-        for thread in talk:
-            thread.start()
-        why = self._handle.wait()
-        self._outbox.put(None)
-        for thread in talk:
-            thread.join()
-        self._handle.link.close()
-        self._tell(Lost(self.number, why))
-        self.ended.set()
-
-    def _read(self) -> None:
-        try:
-            while (message := self._handle.link.receive()) is not None:
-                self._tell(message)
-        except Exception as error:  # noqa: BLE001 -- whatever unpickling raised: nobody waits for more from this host
-            self._tell(Lost(self.number, f"what it says cannot be unpickled ({reason_of(error)})"))
-            self.kill()
-
-    def _write(self) -> None:
-        while (message := self._outbox.get()) is not None:
-            try:
-                self._handle.link.send(message)
-            except OSError:  # it is gone
-                return
-
-
 class Fleet(Crew):
-    """The user's own process at home, and `processes` more."""
+    """The user's own process at home, and the hosts of `engine`."""
 
     def __init__(
         self,
@@ -152,32 +65,31 @@ class Fleet(Crew):
         letters: DeadLetters,
         messages: queue.SimpleQueue[Any],
         *,
-        processes: int,
+        engine: Engine,
     ) -> None:
-        placement = place(graph, processes)
-        fed = [task for task in graph.tasks if task.name in placement.queued]
-        descriptors = {task.name: _descriptors(task) for task in fed}
-        packed = _packed(Plan(_without_home(graph), placement, context.run_id, descriptors, context.clock))
-        self._queues = {task: [descriptor.create() for descriptor in some] for task, some in descriptors.items()}
+        self._engine = engine
+        self._queues: dict[str, list[Queue[Any]]] = {}
+        self._hosts: dict[int, Member] = {}
+        self._figures: dict[int, Figures] = {}
+        self._stuck: list[str] = []
+        self._over = threading.Event()
         self._reports = Reports(HOME, messages.put)
-        self._crossing = CrossingWiring(
-            graph, context, placement, self._queues, number=HOME, reports=self._reports, book=book
-        )
         try:
+            placement = engine.place(graph)
+            fed = [task for task in graph.tasks if task.name in placement.queued]
+            self._feeding = {task.name: _producers(graph, task, placement) for task in fed}
+            plan = self._plan(graph, context, placement, fed)
+            self._crossing = CrossingWiring(
+                graph, context, placement, self._queues, number=HOME, reports=self._reports, book=book
+            )
             super().__init__(graph, self._crossing, book, letters, messages)
+            for number, tasks in _tasks_away(graph, placement).items():
+                self._hosts[number] = Member(number, tasks, engine.host(number), plan)
         except BaseException:
-            self._let_queues_go()
+            self._let_go()
             raise
         self._books = Books(book, letters)
         self._roster = Roster(self._parts.workers)
-        self._figures: dict[int, Figures] = {}
-        self._feeding = {task.name: _producers(graph, task, placement) for task in fed}
-        self._stuck: list[str] = []
-        self._hosts = {
-            number: Member(number, tasks, HostProcess()) for number, tasks in _tasks_away(graph, placement).items()
-        }
-        for host in self._hosts.values():
-            host.send(Setup(host.number, list(sys.path), packed))
         context.control.on_stop(lambda: self._command(Command.STOP))
         context.control.on_abort(self._abort)
 
@@ -193,6 +105,7 @@ class Fleet(Crew):
         self._reports.start()
         for host in self._hosts.values():
             host.start(self._messages.put)
+        threading.Thread(target=self._watch, name="sage-leases", daemon=True).start()
         super().start()
 
     def go(self) -> None:
@@ -214,6 +127,8 @@ class Fleet(Crew):
                 self._task_ended(task, host)
             case Figures(host):
                 self._figures[host] = message
+            case Printed(text, is_error):
+                print(text, end="", file=sys.stderr if is_error else sys.stdout, flush=True)
             case Report():
                 try:
                     self._books.take(message)
@@ -236,7 +151,8 @@ class Fleet(Crew):
             if not host.ended.wait(EXIT_S):
                 host.kill()
                 host.ended.wait()
-        self._let_queues_go()
+        self._over.set()
+        self._let_go()
         return Closing(self._stuck, failure)
 
     def account(self) -> Account:
@@ -282,11 +198,29 @@ class Fleet(Crew):
             for each in some:
                 each.close()
 
-    def _let_queues_go(self) -> None:
+    def _plan(
+        self, graph: ExecutionGraph, context: RuntimeContext, placement: Placement, fed: Sequence[TaskPlan]
+    ) -> Parcel:
+        """Make the queues; returns what every host is told."""
+        ways = {}
+        for task in fed:
+            producers = sorted({host for _, host in self._feeding[task.name]})
+            made = self._engine.queues(task, producers)
+            ways[task.name] = [each.way for each in made]
+            self._queues[task.name] = [each.queue for each in made]
+        return _packed(Plan(_without_home(graph), placement, context.run_id, ways, context.clock))
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            for host in self._hosts.values():
+                host.tick()
+
+    def _let_go(self) -> None:
         for some in self._queues.values():
             for each in some:
                 each.close()
                 each.detach()
+        self._engine.close()
 
     def _task_ended(self, task: str, host: int) -> None:
         """A task that all its producers have left gets no more records."""
@@ -296,12 +230,6 @@ class Fleet(Crew):
                 if not producers:
                     for each in self._queues[target]:
                         each.close()
-
-
-def _descriptors(task: TaskPlan) -> list[QueueDescriptor]:
-    instances = 1 if task.keyed else task.instances
-    count = task.instances if task.keyed else 1
-    return [SharedMemoryQueueDescriptor(maxsize=capacity_of(instances)) for _ in range(count)]
 
 
 def _producers(graph: ExecutionGraph, task: TaskPlan, placement: Placement) -> set[tuple[str, int]]:
@@ -329,7 +257,7 @@ def _outline(plan: StepPlan) -> StepPlan:
     return replace(plan, operator=None, on_error=plan.on_error if isinstance(plan.on_error, str) else "dead_letter")
 
 
-def _packed(plan: Plan) -> tuple[bytes, list[bytes]]:
+def _packed(plan: Plan) -> Parcel:
     """Raises `PipelineError` if something in it cannot be sent; for operators, the checks have said so before."""
     try:
         data, buffers = pack(plan)

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from sage.flow.shipping import unpack
 from sage.queues import Queue
-from sage.runtime.assembly import assemble
+from sage.runtime.assembly import Assembly, assemble
 from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Aborted, Control
 from sage.runtime.crossing import CrossingWiring
@@ -31,10 +31,12 @@ from sage.runtime.messages import (
     Link,
     Plan,
     Setup,
+    SocketLink,
     TaskEnded,
     name_of,
 )
 from sage.runtime.reports import LettersOnTheWay, Reports
+from sage.runtime.stage import figures_of
 from sage.runtime.worker import Event, Opened
 
 FIGURES_EVERY_S = 0.25
@@ -44,31 +46,30 @@ _PR_SET_PDEATHSIG = 1
 class HostProgram:
     """Runs what the driver asks for, until the driver closes it or is gone."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, setup: Setup) -> None:
         self._link = link
-        self._number = 0
+        self._number = setup.number
+        self._plan = setup.plan
         self._control = Control()
         self._host = Host()
         self._over = threading.Event()
         self._failed = False
+        self._parts: Assembly | None = None
 
     def run(self) -> bool:
         """True if everything has ended; False if threads are left that do not."""
-        setup = self._link.receive()
-        if not isinstance(setup, Setup):
-            return True  # the driver is gone already
-        self._number = setup.number
-        sys.path[:] = setup.search_path
+        self._send(Figures(self._number, {}, {}))  # from now on the driver expects to hear of it
+        threading.Thread(target=self._tell_figures, name="sage-figures", daemon=True).start()
         try:
-            self._set_up(unpack(*setup.plan))
+            self._set_up(unpack(*self._plan))
         except Exception as error:  # noqa: BLE001 -- the outermost edge: whatever it is, the run fails of it
             self._fail(error)
             self._receive_until_close()
+            self._over.set()
             self._send(Closed(self._number, ()))
             return True
         self._reports.start()
-        threading.Thread(target=self._tell_figures, name="sage-figures", daemon=True).start()
-        self._host.start(self._parts.workers, self._tell)
+        self._host.start(self._workers, self._tell)
         close = self._receive_until_close()
         if close is None:
             return False
@@ -93,7 +94,8 @@ class HostProgram:
             plan.graph, context, plan.placement, opened, number=self._number, reports=self._reports, book=None
         )
         self._parts = assemble(self._wiring, self._host)
-        self._roster = Roster(self._parts.workers)
+        self._workers = self._parts.workers
+        self._roster = Roster(self._workers)
 
     def _receive_until_close(self) -> Close | None:
         """Do what the driver says; None if it is gone."""
@@ -133,7 +135,9 @@ class HostProgram:
             self._send(self._figures())
 
     def _figures(self) -> Figures:
-        steps = {name: [stage.stats for stage in stages] for name, stages in self._parts.stages.items()}
+        if self._parts is None:
+            return Figures(self._number, {}, {})
+        steps = {name: figures_of(stages) for name, stages in self._parts.stages.items()}
         for stats in self._wiring.refused:
             steps[stats.step].append(stats)
         return Figures(self._number, steps, self._wiring.balance())
@@ -150,7 +154,12 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     end = socket.socket(fileno=int(sys.argv[1]))
     end.set_inheritable(False)
-    if not HostProgram(Link(end)).run():
+    link = SocketLink(end)
+    setup = link.receive()
+    if not isinstance(setup, Setup):
+        return  # the driver is gone already
+    sys.path[:] = setup.search_path
+    if not HostProgram(link, setup).run():
         sys.stdout.flush()
         os._exit(1)  # threads are left that do not end
 

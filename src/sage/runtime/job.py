@@ -8,7 +8,7 @@ import threading
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage.errors import InternalError, PipelineError, RecordError, SageError, StorageError
 from sage.flow.graph import ExecutionGraph
@@ -26,6 +26,9 @@ from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
 from sage.runtime.stats import latency_of
 from sage.runtime.terminals import CollectStage, SinkStage
 
+if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
+    from sage.runtime.engine import Engine
+
 MAX_OPEN_RECORDS = 10_000
 """Records read and not yet finished at most; then the sources wait."""
 ABORT_GRACE_S = 1.0
@@ -37,7 +40,9 @@ END_GRACE_S = 5.0
 class Job:
     """One run. `start` returns at once; `wait` gives the result; `stop` drains, `abort` does not."""
 
-    def __init__(self, graph: ExecutionGraph, options: RunOptions) -> None:
+    def __init__(self, graph: ExecutionGraph, options: RunOptions, engine: Engine | None = None) -> None:
+        """With an `engine`, the run has other hosts beside this process; the job closes it."""
+        self._engine = engine
         self.run_id = secrets.token_hex(4)
         self._graph = graph
         self._options = options
@@ -59,9 +64,14 @@ class Job:
 
     def start(self) -> Job:
         """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work."""
-        check_ends(self._graph)
-        self._dead_letters.set_aside()
-        self._crew = self._hire()
+        try:
+            check_ends(self._graph)
+            self._dead_letters.set_aside()
+            self._crew = self._hire()
+        except BaseException:
+            if self._engine is not None:
+                self._engine.close()
+            raise
         self._started_s = self._options.clock.monotonic()
         threading.Thread(target=self._drive, name="sage-dispatcher", daemon=True).start()
         return self
@@ -105,11 +115,11 @@ class Job:
         context = RuntimeContext(
             self._graph.pipeline, self.run_id, self._control, book, letters, options.clock, options.append
         )
-        if options.processes == 1:
+        if self._engine is None:
             return Crew(self._graph, Wiring(self._graph, context), book, letters, self._messages)
         from sage.runtime.fleet import Fleet  # what starts processes takes 30 ms to import
 
-        return Fleet(self._graph, context, book, letters, self._messages, processes=options.processes)
+        return Fleet(self._graph, context, book, letters, self._messages, engine=self._engine)
 
     def _drive(self) -> None:
         """Carry out the dispatcher's instructions until no worker is left."""

@@ -1,4 +1,4 @@
-"""What the driver and its hosts say to one another, and the link that carries it."""
+"""What the driver and its hosts say to one another, and the links that carry it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from sage.clock import Clock
 from sage.flow.graph import ExecutionGraph
 from sage.flow.shipping import pack, unpack
-from sage.queues import QueueDescriptor
+from sage.queues import Queue
 from sage.runtime.deadletters import reason_of
 from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
 
 LONGEST_CHAIN = 8
 """Causes of an error that are sent along at most."""
+
+
+Parcel: TypeAlias = tuple[bytes, Sequence[Any]]
+"""What `pack` made, on its way."""
+
+
+class Way(Protocol):
+    """The description of a queue between hosts: plain data, which every host is sent."""
+
+    def open(self) -> Queue[Any]:
+        """This process's handle. Raises `QueueError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class Plan:
     graph: ExecutionGraph
     placement: Placement
     run_id: str
-    queues: Mapping[str, Sequence[QueueDescriptor]]
+    queues: Mapping[str, Sequence[Way]]
     """By task that is fed from elsewhere: one, or one per instance if keyed."""
     clock: Clock
 
@@ -43,7 +54,11 @@ class Setup:
     number: int
     search_path: Sequence[str]
     """Where the driver finds modules."""
-    plan: tuple[bytes, Sequence[Any]]
+    folder: str
+    """Where it runs."""
+    settings: Mapping[str, str]
+    """SAGE's own variables of its environment."""
+    plan: Parcel
 
 
 class Command(Enum):
@@ -88,6 +103,14 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Printed:
+    """What a step printed, where a host has no terminal of its own."""
+
+    text: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The last message of a host; `stuck` are the workers that had not ended."""
 
@@ -108,15 +131,30 @@ def name_of(host: int) -> str:
     return f"host {host}"
 
 
-class Link:
-    """Messages over a connected socket. One thread receives; any may send."""
+class Link(Protocol):
+    """Carries messages both ways, in order. One thread receives; any may send."""
+
+    def send(self, message: object) -> None:
+        """Raises OSError when the other end is gone."""
+
+    def receive(self) -> Any:
+        """The next message, or None when the other end is gone. Raises what unpickling raises."""
+
+    def shut(self) -> None:
+        """The other end is gone: `receive` comes to its end, after what has come."""
+
+    def close(self) -> None:
+        """Give it up; nobody uses it any more."""
+
+
+class SocketLink:
+    """A link over a connected socket."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
-        """Raises OSError when the other end is gone."""
         data, buffers = pack(message)
         parts: list[memoryview] = [memoryview(data), *(buffer.raw() for buffer in buffers)]
         header = struct.pack(f"<{len(parts) + 1}Q", len(parts), *(part.nbytes for part in parts))
@@ -126,7 +164,6 @@ class Link:
                 self._socket.sendall(part)
 
     def receive(self) -> Any:
-        """The next message, or None when the other end is gone. Raises what unpickling raises."""
         try:
             (count,) = struct.unpack("<Q", self._read(8))
             sizes = struct.unpack(f"<{count}Q", self._read(8 * count))
@@ -135,8 +172,7 @@ class Link:
             return None
         return unpack(bytes(data), buffers)
 
-    def shut(self) -> None:
-        """The other end is gone, though a process that it started may have inherited it: `receive` comes to its end."""
+    def shut(self) -> None:  # a process that the other end started may have inherited it
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

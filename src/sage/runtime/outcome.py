@@ -35,6 +35,16 @@ class RunOptions:
     """Add to the outputs of an earlier run instead of replacing them."""
     processes: int = 1
     """With more than one, steps that keep a processor busy run in so many processes beside this one."""
+    engine: str = "local"
+    """``"local"``: this machine. ``"ray"``: a cluster, where these four say more."""
+    address: str | None = None
+    """Which cluster; default: a private one, which ends with the run."""
+    hosts: int | None = None
+    """Processes on the nodes of the cluster in all; default: one for each processor."""
+    scheduler: str | None = None
+    """Who places the steps on the nodes; default: ``adaptive``."""
+    insecure_cluster: bool = False
+    """Join a cluster that asks for no token."""
     clock: Clock = field(default=SYSTEM_CLOCK)
 
 

@@ -40,7 +40,7 @@ def place(graph: ExecutionGraph, processes: int) -> Placement:
             if task.movable:
                 load[host] += 1
         hosts[task.name] = tuple(places)
-    queued = frozenset(task.name for task in graph.tasks if len(_around(graph, task, hosts)) > 1)
+    queued = frozenset(task.name for task in graph.tasks if len(around(graph, task, hosts)) > 1)
     return Placement(hosts, queued)
 
 
@@ -49,7 +49,7 @@ def edges_into(graph: ExecutionGraph, task: TaskPlan) -> list[Edge]:
     return [edge for edge in graph.edges if edge.target == task.name]
 
 
-def _around(graph: ExecutionGraph, task: TaskPlan, hosts: Mapping[str, tuple[int, ...]]) -> set[int]:
+def around(graph: ExecutionGraph, task: TaskPlan, hosts: Mapping[str, tuple[int, ...]]) -> set[int]:
     """The hosts of a task and of its producers."""
     around = set(hosts[task.name])
     for edge in edges_into(graph, task):

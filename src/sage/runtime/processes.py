@@ -1,14 +1,45 @@
-"""Hosts as processes of this machine: how one is started, and what is said of its end."""
+"""The engine of one machine: hosts are processes, and shared memory lies between them."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from sage.errors import shorten
-from sage.runtime.messages import Link
+from sage.flow.graph import ExecutionGraph, TaskPlan
+from sage.queues import SharedMemoryQueueDescriptor
+from sage.runtime.edges import queues_of
+from sage.runtime.engine import Made
+from sage.runtime.messages import Setup, SocketLink
+from sage.runtime.placement import Placement, place
+
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessEngine:
+    """`processes` hosts on this machine, beside this one."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def place(self, graph: ExecutionGraph) -> Placement:
+        return place(graph, self._processes)
+
+    def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
+        ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in queues_of(task)]
+        return [Made(way, way.create()) for way in ways]
+
+    def host(self, number: int) -> HostProcess:
+        return HostProcess()
+
+    def close(self) -> None:
+        """The hosts end by themselves, and so do queues that nobody has open."""
 
 
 class HostProcess:
@@ -17,13 +48,12 @@ class HostProcess:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self.link = Link(ours)
+        self.link = SocketLink(ours)
         self._theirs = theirs
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
 
-    def start(self) -> None:
-        """Raises OSError."""
+    def start(self, setup: Setup) -> None:
         fd = self._theirs.fileno()
         with self._theirs:
             command = [sys.executable, "-P", "-m", "sage.runtime.hosted", str(fd)]
@@ -32,9 +62,10 @@ class HostProcess:
             )  # a group of its own: Ctrl-C in the terminal is for the driver
         if self._killed:
             self._process.kill()
+        with suppress(OSError):  # it is gone: whoever waits for it tells
+            self.link.send(setup)
 
     def wait(self) -> str:
-        """Wait for the end of the process; what it was, in words."""
         assert self._process is not None
         code = self._process.wait()
         self.link.shut()
@@ -44,10 +75,21 @@ class HostProcess:
         return f"{process} was killed by {_signal_name(-code)}"
 
     def kill(self) -> None:
-        """End it at once, if it has not ended; from any thread."""
         self._killed = True
         if self._process is not None:
             self._process.kill()
+
+    def processor_s(self) -> float | None:
+        return None if self._process is None else processor_s_of(self._process.pid)
+
+
+def processor_s_of(pid: int) -> float | None:
+    """What a process of this machine used; None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
 
 
 def _output() -> int:

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import FrameType
 
 from sage.errors import UsageError
-from sage.flow.compile import compile_pipeline
+from sage.flow.compile import check_pipeline, compile_pipeline
 from sage.flow.pipeline import Pipeline
 from sage.runtime.job import Job
 from sage.runtime.outcome import RunOptions, RunResult, Status
 
 Runner = Callable[[Pipeline, RunOptions], RunResult]
 
+ENGINES = ("local", "ray")
 MOST_PROCESSES = 64
 RUNNER: ContextVar[Runner | None] = ContextVar("sage_runner", default=None)
 """Set while the command line executes a user's file: `run` inside the file then runs the way the command line says."""
@@ -31,6 +32,10 @@ def run(
     max_dead_letters: int | None = None,
     append: bool = False,
     processes: int = 1,
+    address: str | None = None,
+    hosts: int | None = None,
+    scheduler: str | None = None,
+    insecure_cluster: bool = False,
 ) -> RunResult:
     """Run `pipeline` to its end and return the result.
 
@@ -41,12 +46,20 @@ def run(
     each of so many processes beside this one, unless it states a `parallelism`; each has its own copy of the operator.
     Sources, sinks, reductions, async steps and steps with `concurrency` stay here. Only `order_by` keeps an order then.
 
+    With ``engine="ray"``, the same with `hosts` processes (default: one for each processor) on the nodes of the cluster
+    at `address` (default: a private one on this machine, for this run), placed by `scheduler`. There, async steps and
+    steps with `concurrency` that state a `parallelism` leave this process too: so many instances, each with so many
+    calls in flight. A cluster that asks for no token is refused without `insecure_cluster`.
+
     Raises `PipelineError` if the pipeline cannot run, and the `SageError` that ended the run if it failed. On the main
     thread, Ctrl-C (or SIGTERM) stops it cleanly: sources stop, what is in flight is finished, then KeyboardInterrupt is
     raised; the second time it ends at once. Results of a run that is stopped or fails are put aside, not in place.
     """
     path = Path(dead_letters) if dead_letters is not None else None
-    options = RunOptions(path, max_dead_letters, append, processes)
+    options = RunOptions(
+        path, max_dead_letters, append, processes, engine=engine, address=address, hosts=hosts, scheduler=scheduler,
+        insecure_cluster=insecure_cluster,
+    )  # fmt: skip
     check_engine(engine)
     runner = RUNNER.get()
     if runner is not None:
@@ -76,13 +89,34 @@ def job_of(pipeline: Pipeline, options: RunOptions) -> Job:
         raise UsageError(
             "E111", "the number of processes is not possible", got=options.processes, expected=f"1 to {MOST_PROCESSES}"
         )
-    return Job(compile_pipeline(pipeline, options.processes), options)
+    check_engine(options.engine)
+    if options.engine == "ray":
+        return _job_on_ray(pipeline, options)
+    if options.processes == 1:
+        return Job(compile_pipeline(pipeline), options)
+    from sage.runtime.processes import ProcessEngine  # what starts processes takes 30 ms to import
+
+    return Job(compile_pipeline(pipeline, options.processes), options, ProcessEngine(options.processes))
+
+
+def _job_on_ray(pipeline: Pipeline, options: RunOptions) -> Job:
+    if options.processes != 1:
+        raise UsageError("E113", "processes are of this machine", got=options.processes, try_="hosts, for engine 'ray'")
+    check_pipeline(pipeline)  # a mistake is told before a cluster is started
+    from sage.runtime.ray import RayEngine  # ray is optional
+
+    engine = RayEngine(options.address, options.hosts, options.scheduler, insecure=options.insecure_cluster)
+    try:
+        return Job(compile_pipeline(pipeline, engine.hosts, on_cluster=True), options, engine)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def check_engine(engine: str) -> None:
     """Raise `UsageError` for an engine that there is not."""
-    if engine != "local":
-        raise UsageError("E110", "unknown engine", got=engine, expected="local")
+    if engine not in ENGINES:
+        raise UsageError("E110", "unknown engine", got=engine, expected=" or ".join(ENGINES))
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""What engines differ in: which hosts a run has, how one is started and watched, and what lies between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from sage.flow.graph import ExecutionGraph, TaskPlan
+from sage.queues import Queue
+from sage.runtime.messages import Link, Setup, Way
+from sage.runtime.placement import Placement
+
+
+class Made(NamedTuple):
+    """A queue that exists, as its description and as the handle of this process."""
+
+    way: Way
+    queue: Queue[Any]
+
+
+class HostHandle(Protocol):
+    """A host that the driver starts."""
+
+    @property
+    def link(self) -> Link: ...
+
+    def start(self, setup: Setup) -> None:
+        """Start it, and have it do as `setup` says. Raises OSError."""
+
+    def wait(self) -> str:
+        """Wait for its end, whatever it be; tell it in words, and end the link."""
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended; from any thread."""
+
+    def processor_s(self) -> float | None:
+        """Processor time that it has used; None where that cannot be told from here."""
+
+
+class Engine(Protocol):
+    """The hosts of one run. Used by one thread, in the order of its methods; `close` is due whatever happened."""
+
+    def place(self, graph: ExecutionGraph) -> Placement:
+        """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
+
+    def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
+        """Make what feeds a task with records of the hosts `producers`: one queue, or one per instance if keyed."""
+
+    def host(self, number: int) -> HostHandle:
+        """A host that something was placed on."""
+
+    def close(self) -> None:
+        """Leave nothing behind. Safe to repeat."""

@@ -1,0 +1,45 @@
+"""The cluster of a run: reached, or started for it; and its nodes, as a scheduler sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sage.errors import HostError, MissingDependency
+from sage.runtime.ray_placement import resources_of
+from sage.scheduling import Node
+
+
+@contextmanager
+def connected(address: str | None, *, insecure: bool) -> Iterator[None]:
+    """While inside, this process is a driver of the cluster at `address`, or of a private one.
+
+    Where the program has connected to a cluster itself, that is the one.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependency("ray", "ray", "engine 'ray'") from None
+    if ray.is_initialized():
+        yield
+        return
+    raise NotImplementedError
+
+
+def nodes_of_cluster() -> list[Node]:
+    """Those that are alive and have processors. Raises E812 if there is none."""
+    import ray
+
+    nodes = [
+        Node(
+            node["NodeID"],
+            slots=int(node["Resources"]["CPU"]),
+            free=resources_of(node["Resources"]),
+            labels=node.get("Labels") or {},
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
+    if not nodes:
+        raise HostError("E812", "no node of the cluster has a processor for tasks", try_="ray status")
+    return sorted(nodes, key=lambda node: node.name)

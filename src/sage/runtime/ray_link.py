@@ -1,0 +1,112 @@
+"""What lies between the hosts of a cluster: queues in the memory of a node that other nodes reach over one link, and
+the control link of a host. One key for each run, handed out through Ray, authenticates and encrypts all of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sage.errors import QueueError
+from sage.flow.shipping import pack, unpack
+from sage.queues import Queue, RPCQueueDescriptor, SharedMemoryQueueDescriptor
+
+if TYPE_CHECKING:
+    from sage.queues.remote.server import QueueServer  # msgspec comes with it
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a host serves its queues."""
+
+    node: str
+    """Ray's id of its node."""
+    host: str
+    port: int
+    process: int
+    key: str = field(repr=False)
+
+    def remote(self, queue_id: str) -> RPCQueueDescriptor:
+        """A queue of this host, as other nodes see it."""
+        return RPCQueueDescriptor(queue_id=queue_id, host=self.host, port=self.port, key=self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWay:
+    """A queue that its owner keeps in the memory of its node."""
+
+    owner: Address
+    memory: SharedMemoryQueueDescriptor
+
+    def open(self) -> Queue[Any]:
+        return self.memory.open() if here() == self.owner.node else self.owner.remote(self.memory.queue_id).open()
+
+
+@dataclass(frozen=True, slots=True)
+class ControlWay:
+    """The control link of a host, as it finds it: two queues of the driver."""
+
+    driver: Address
+    down: str
+    up: str
+
+    def open(self) -> QueueLink:
+        """The host's end."""
+        return QueueLink(incoming=self.driver.remote(self.down).open(), outgoing=self.driver.remote(self.up).open())
+
+
+class QueueLink:
+    """A link over two queues."""
+
+    def __init__(self, incoming: Queue[Sequence[Any]], outgoing: Queue[Sequence[Any]]) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        outgoing.batch_size = 1
+
+    def send(self, message: object) -> None:
+        data, buffers = pack(message)
+        try:
+            self._outgoing.put((data, *buffers))
+        except QueueError as error:
+            raise ConnectionResetError(error.what) from error
+
+    def receive(self) -> Any:
+        try:
+            data, *buffers = self._incoming.get()
+        except QueueError:
+            return None
+        return unpack(data, buffers)
+
+    def flush(self) -> None:
+        """Wait until everything has reached the other end, or it is gone."""
+        try:
+            self._outgoing.wait_for_pending_puts()
+        except QueueError as error:
+            raise ConnectionResetError(error.what) from error
+
+    def shut(self) -> None:
+        self._incoming.close()
+        self._outgoing.close()
+
+    def close(self) -> None:
+        self._incoming.detach()
+        self._outgoing.detach()
+
+
+def here() -> str:
+    """Ray's id of the node that this process is on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def serve(key: str) -> tuple[Address, QueueServer]:
+    """Begin to serve queues of this process, which all who know `key` may reach."""
+    import ray
+
+    from sage.queues.remote.server import QueueServer
+
+    server = QueueServer(key, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return Address(here(), *server.address, os.getpid(), key), server
