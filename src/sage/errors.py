@@ -19,6 +19,7 @@
     |  |- EndpointBusy         E72x           not a failure: the record waits `retry_after_s` and burns no retry
     |  `- EndpointRefused      E70x           every request will be refused (wrong key, unknown model): the job ends
     |- HostError               E81x  exit 9   a process that the run needs was lost
+    |- ClusterError            E83x  exit 9   a Ray cluster cannot be started, found or joined
     `- InternalError           E9xx  exit 70  SAGE broke one of its own invariants
 
 The text has one form everywhere (``str(error)``)::
@@ -236,6 +237,13 @@ class EndpointRefused(EndpointError):
 
 class HostError(SageError):
     """A process that runs a part of the pipeline ended before its work was done: killed, or out of memory."""
+
+    exit_code = 9
+    fatal = True
+
+
+class ClusterError(SageError):
+    """A Ray cluster cannot be started, found or joined, or is not what it should be."""
 
     exit_code = 9
     fatal = True

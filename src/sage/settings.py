@@ -8,11 +8,14 @@ and a variable that is set but empty counts as not set. Paths in the file are re
 setting             default           meaning
 ==================  ================  ==================================================================================
 ``llm_url``         none              an OpenAI-compatible endpoint, with or without ``/v1``. For one on this machine
-                                      port 8001 is recommended, and 8901 where 8001 is taken: ``http://127.0.0.1:8001``
+                                      port 8001 is recommended, and 8901 where 8001 is taken (often under WSL2):
+                                      ``http://127.0.0.1:8001``. Several that serve the same models: with commas between
 ``llm_key``         none              the key for it; environment only, never written in ``sage.toml``
 ``llm_key_file``    none              a file that holds the key, used where ``llm_key`` is not set
 ``llm_model``       none              the model to ask for; without it, the first that the endpoint lists
 ``llm_timeout_s``   300               the longest that one answer may take, in seconds
+``gateway_url``     none              SAGE's gateway: pipelines ask it and nobody else, unless a step names its ``url``
+``gateway_key``     none              the key for it; environment only
 ``data_dir``        XDG data home     where SAGE keeps its own files: ``$XDG_DATA_HOME/sage``, ``~/.local/share/sage``,
                                       or ``.sage`` in the current directory where there is no home
 ``runtime_dir``     in memory         where processes of this user on this machine find one another, all of them in the
@@ -30,7 +33,8 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +82,15 @@ class Settings:
     llm_key_file: Path | None = None
     llm_model: str | None = None
     llm_timeout_s: float = 300.0
+    gateway_url: str | None = None
+    gateway_key: Secret | None = None
     debug: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def llm_urls(self) -> tuple[str, ...]:
+        """The endpoints in ``llm_url``."""
+        return tuple(self.llm_url.split(",")) if self.llm_url else ()
 
 
 def load(environ: Mapping[str, str] | None = None, path: str | Path | None = None) -> Settings:
@@ -120,6 +131,28 @@ def inheritable() -> dict[str, str]:
 def inherit(variables: Mapping[str, str]) -> None:
     """Set what `inheritable` told of another process."""
     os.environ.update(variables)
+
+
+@contextmanager
+def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """This process's environment with `variables` set, and those that are None not set, until the end of the block.
+
+    For libraries that are told through the environment only.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    _put(variables)
+    try:
+        yield
+    finally:
+        _put(before)
+
+
+def _put(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def check_url(url: str, at: str) -> str:
@@ -248,9 +281,16 @@ def _read_url(given: _Given) -> str:
     return check_url(_read_text(given), given.origin)
 
 
+def _read_urls(given: _Given) -> str:
+    urls = [check_url(url.strip(), given.origin) for url in _read_text(given).split(",")]
+    if len(set(urls)) < len(urls):
+        raise given.not_allowed("each URL once")
+    return ",".join(urls)
+
+
 def _read_key(given: _Given) -> Secret:
     if given.from_file:
-        try_ = "the variable SAGE_LLM_KEY, or llm_key_file = PATH"
+        try_ = f"the variable SAGE_{given.key.upper()}" + (", or llm_key_file = PATH" if given.key == "llm_key" else "")
         raise PipelineError("E244", "the key stands in the settings file", at=given.origin, try_=try_)
     return check_secret(str(given.value), given.origin)
 
@@ -285,11 +325,13 @@ def _read_bool(given: _Given) -> bool:
 
 
 _READERS: dict[str, Callable[[_Given], object]] = {
-    "llm_url": _read_url,
+    "llm_url": _read_urls,
     "llm_key": _read_key,
     "llm_key_file": _read_path,
     "llm_model": _read_text,
     "llm_timeout_s": _read_seconds,
+    "gateway_url": _read_url,
+    "gateway_key": _read_key,
     "data_dir": _read_path,
     "runtime_dir": _read_path,
     "debug": _read_bool,

@@ -1,0 +1,17 @@
+"""Ray clusters: started, found, joined and ended. Nothing here knows what a pipeline is.
+
+::
+
+    cluster.py    Cluster, Node: what a cluster is, as plain data
+    plan.py       what is to be started, and whether this machine can carry it
+    private.py    a cluster of one's own, which ends with the block
+    keeping.py    the keeper of a cluster, seen by who started it; keeper.py  the process itself
+    ray_node.py   one node of Ray; sessions.py  its processes, and their end
+    driver.py     this process as a driver
+"""
+
+from sage.cluster.cluster import Cluster, Node
+from sage.cluster.driver import connect
+from sage.cluster.private import private
+
+__all__ = ["Cluster", "Node", "connect", "private"]
