@@ -355,7 +355,7 @@ def test_figures_of_other_processes_are_seen_while_they_work(wait_until: Any) ->
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import os, sys, time
+import itertools, os, sys, time
 import sage
 from sage.connectors import Items
 
@@ -402,6 +402,7 @@ def test_ctrl_c_in_the_terminal(tmp_path: Path, times: int) -> None:
     """The terminal sends it to all processes; only the driver acts on it."""
     script = tmp_path / "script.py"
     program = SCRIPT.replace("REST", "0.005" if times == 1 else "60").replace(", processes=2", "")
+    program = program.replace("range(1000)", "itertools.count()")
     script.write_text(program)
     command = [sys.executable, "-m", "sage", "run", "--processes", "2", "--json", "--quiet", str(script)]
     with subprocess.Popen(
