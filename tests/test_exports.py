@@ -42,7 +42,7 @@ EXPORTS = {
         SchedulingError Speeds Task Work names register scheduler_named
     """,
     "sage.cluster": """
-        Cluster Node connect private
+        Cluster Node connect join private
     """,
     "sage.testing": """
         check_queue check_queue_bytes check_scheduler check_sink check_source

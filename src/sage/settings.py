@@ -133,6 +133,28 @@ def inherit(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+@dataclass(frozen=True, slots=True)
+class RayAccess:
+    """The cluster and the token that Ray itself would take: its address, and the token or the file that holds it."""
+
+    address: str | None
+    token: Secret | None
+    token_path: Path | None
+
+
+def ray_access(environ: Mapping[str, str] | None = None) -> RayAccess:
+    """From Ray's own variables, and from its file ``~/.ray/auth_token`` if that is there."""
+    environ = os.environ if environ is None else environ
+    token = environ.get("RAY_AUTH_TOKEN")
+    path = environ.get("RAY_AUTH_TOKEN_PATH")
+    default = Path(environ["HOME"], ".ray", "auth_token") if environ.get("HOME") else None
+    return RayAccess(
+        environ.get("RAY_ADDRESS") or None,
+        Secret(token) if token else None,
+        Path(path) if path else default if default is not None and default.exists() else None,
+    )
+
+
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
     """This process's environment with `variables` set, and those that are None not set, until the end of the block.

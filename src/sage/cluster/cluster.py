@@ -33,34 +33,34 @@ class Node:
 class Cluster:
     """A Ray cluster that can be connected to; the first of `nodes` is its head.
 
-    `token_path` holds the token that it asks for, None where it asks for none. `folder` is what it writes into, known
-    where SAGE started it.
+    `token_path` holds the token that it asks for, None where it asks for none, or where the token is the variable
+    ``RAY_AUTH_TOKEN`` of this process. `folder` is what it writes into, known where SAGE started it.
     """
 
     address: str
     nodes: tuple[Node, ...]
     token_path: Path | None
     folder: Path | None = None
+    token_in_environment: bool = False
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return self.address.startswith(f"{LOOPBACK}:")
+        return self.nodes[0].address == LOOPBACK
 
-    def environment(self) -> Mapping[str, str]:
-        """What a child process needs in its environment, so that its ``ray.init()`` connects to this cluster.
-
-        `FOREIGN_VARIABLES` that it does not name must not be set there; `command` sees to that.
-        """
-        return {"RAY_ADDRESS": self.address} | environment_for(self.token_path, is_loopback=self.is_loopback)
+    def environment(self) -> Mapping[str, str | None]:
+        """What a process needs so that its ``ray.init()`` connects to this cluster; None: it must not be set."""
+        unset = {name: None for name in FOREIGN_VARIABLES if name != "RAY_AUTH_TOKEN" or not self.token_in_environment}
+        access = access_to(self.token_path, is_loopback=self.is_loopback)
+        mode = {"RAY_AUTH_MODE": "token"} if self.token_in_environment else {}
+        return unset | access | mode | {"RAY_ADDRESS": self.address}
 
     def command(self, argv: Sequence[str | Path]) -> list[str | Path]:
         """`argv`, with this environment around it."""
-        foreign = (f"--unset={name}" for name in FOREIGN_VARIABLES)
-        return ["env", *foreign, *(f"{name}={value}" for name, value in self.environment().items()), *argv]
+        return with_environment(self.environment(), argv)
 
 
-def environment_for(token_path: Path | None, *, is_loopback: bool) -> dict[str, str]:
+def access_to(token_path: Path | None, *, is_loopback: bool) -> dict[str, str]:
     """The variables for every process of a cluster, its drivers included.
 
     On Linux the variable with the long name means: keep to loopback, instead of listening on every address.
@@ -69,3 +69,9 @@ def environment_for(token_path: Path | None, *, is_loopback: bool) -> dict[str, 
     if token_path is not None:
         mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
     return SHARED_SETTINGS | mode | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if is_loopback else "1"}
+
+
+def with_environment(variables: Mapping[str, str | None], argv: Sequence[str | Path]) -> list[str | Path]:
+    """`argv` with the program ``env`` before it, which sets and unsets `variables`."""
+    unset = (f"--unset={name}" for name, value in variables.items() if value is None)
+    return ["env", *unset, *(f"{name}={value}" for name, value in variables.items() if value is not None), *argv]

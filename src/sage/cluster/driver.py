@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from sage import settings
-from sage.cluster.cluster import FOREIGN_VARIABLES, Cluster
+from sage.cluster.cluster import Cluster
 from sage.errors import ClusterError
 
 
@@ -19,8 +19,7 @@ def connect(cluster: Cluster, **options: Any) -> Iterator[Any]:
 
     Raises `ClusterError` E839 if this process is a driver already: Ray allows one cluster at a time.
     """
-    variables: dict[str, str | None] = dict.fromkeys(FOREIGN_VARIABLES)
-    with settings.environment(variables | dict(cluster.environment())):
+    with settings.environment(cluster.environment()):
         ray = import_module("ray")
         if ray.is_initialized():
             raise ClusterError("E839", "this process is connected to a Ray cluster already", try_="ray.shutdown()")

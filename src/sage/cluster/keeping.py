@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sage.cluster.cluster import FOREIGN_VARIABLES, Cluster, Node, environment_for
+from sage.cluster.cluster import FOREIGN_VARIABLES, Cluster, Node, access_to, with_environment
 from sage.cluster.plan import NodePlan
 from sage.cluster.sessions import END_S, end_sessions
 from sage.errors import ClusterError, MissingDependency
@@ -81,14 +81,11 @@ class Keeping:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start_keeper(self, is_loopback: bool) -> subprocess.Popen[bytes]:
-        variables = environment_for(self._token_path, is_loopback=is_loopback)
+        unset: dict[str, str | None] = dict.fromkeys(FOREIGN_VARIABLES)
+        variables = unset | access_to(self._token_path, is_loopback=is_loopback)
         with (self._folder / "keeper.log").open("ab") as log:
             return subprocess.Popen(
-                [
-                    *("env", *(f"--unset={name}" for name in FOREIGN_VARIABLES)),
-                    *(f"{name}={value}" for name, value in variables.items()),
-                    *(sys.executable, "-P", "-m", "sage.cluster.keeper", self._folder),
-                ],
+                with_environment(variables, [sys.executable, "-P", "-m", "sage.cluster.keeper", self._folder]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,10 +1,14 @@
-"""The cluster of a run: reached, or started for it; and its nodes, as a scheduler sees them."""
+"""The cluster of a run: joined, or started for it; and its nodes, as a scheduler sees them."""
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from sage import cluster
 from sage.errors import HostError, MissingDependency
 from sage.runtime.ray_placement import resources_of
 from sage.scheduling import Node
@@ -23,7 +27,20 @@ def connected(address: str | None, *, insecure: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    raise NotImplementedError
+    with ExitStack() as held:
+        found = held.enter_context(cluster.private()) if address is None else cluster.join(address, insecure=insecure)
+        with _handlers_kept():
+            held.enter_context(cluster.connect(found, log_to_driver=False, logging_level=logging.ERROR))
+        yield
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, which is to stop the run."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def nodes_of_cluster() -> list[Node]:
