@@ -24,7 +24,7 @@ from sage.queues import (
     SageQueueDescriptor,
     SharedMemoryQueueDescriptor,
 )
-from sage.testing import check_queue
+from sage.testing import check_queue, check_queue_bytes
 from sage.testing.network import Network
 
 Make = Callable[..., tuple[SageQueueDescriptor, SageQueue[Any]]]
@@ -55,20 +55,22 @@ OPEN = "queue = descriptor.open(); say('open')\n"
 
 def test_the_contract_among_threads() -> None:
     check_queue(lambda maxsize: SageQueueDescriptor(maxsize=maxsize).create())
+    check_queue_bytes(lambda max_bytes: SageQueueDescriptor(max_bytes=max_bytes).create())
 
 
 def test_the_contract_once_it_is_in_shared_memory() -> None:
     """Another process opens every queue of the check, before anything is done with it."""
     with Other(SageQueueDescriptor(), "while text := hear(): QueueDescriptor.from_json(text).open(); say('')") as other:
 
-        def opened(maxsize: int | None) -> Any:
-            descriptor = SageQueueDescriptor(maxsize=maxsize)
+        def opened(**fields: Any) -> Any:
+            descriptor = SageQueueDescriptor(**fields)
             queue = descriptor.create()
             other.say(descriptor.to_json())
             other.hear()
             return queue
 
-        check_queue(opened)
+        check_queue(lambda maxsize: opened(maxsize=maxsize))
+        check_queue_bytes(lambda max_bytes: opened(max_bytes=max_bytes))
 
 
 def test_threads_of_one_process_pass_references(make: Make) -> None:

@@ -24,7 +24,7 @@ from sage.queues import (
     SharedMemoryQueue,
     SharedMemoryQueueDescriptor,
 )
-from sage.testing import check_queue
+from sage.testing import check_queue, check_queue_bytes
 
 Make = Callable[..., tuple[SharedMemoryQueueDescriptor, SharedMemoryQueue[Any]]]
 DEADLINE_S = 20.0
@@ -55,6 +55,16 @@ def test_the_contract(batch_size: int) -> None:
 
     check_queue(create)
     assert not [descriptor for descriptor in made if descriptor.path.exists()]
+
+
+@pytest.mark.parametrize("batch_size", [100, 1])
+def test_the_contract_of_bytes(batch_size: int) -> None:
+    def create(max_bytes: int) -> Queue[Any]:
+        queue = SharedMemoryQueueDescriptor(max_bytes=max_bytes).create()
+        queue.batch_size = batch_size
+        return queue
+
+    check_queue_bytes(create)
 
 
 def test_everything_arrives_once_and_in_order(make: Make) -> None:

@@ -5,6 +5,7 @@ A thread of the handle sends what has waited for `linger_ms`, and answers the ca
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -13,14 +14,14 @@ from itertools import repeat, starmap
 from typing import Any
 
 from sage.errors import QueueError
-from sage.queues.frames import LARGE_BYTES, Frame, pack, pack_many
+from sage.queues.frames import LARGE_BYTES, Frame, Frozen, pack, pack_many
 from sage.queues.peers import Peers
 from sage.queues.ring import Ring
+from sage.queues.ring_putting import PLACE_BYTES
 from sage.queues.serving import Settles
 
 _GAP_S = 20e-6  # an item that comes so long after the last frame leaves at once
 _FRAME_BYTES = 32 * 1024  # enough: larger frames cost no less per byte
-_SHARE = 4  # a process reserves one in so many free places: near the limit none, and every put is exact by itself
 _SERVER_S = 0.1
 
 
@@ -75,7 +76,8 @@ class Gathering:
                 return False
             now = time.monotonic()
             lone = now - self._sent_at >= _GAP_S
-            for _ in self.room:
+            is_small = _fits_a_place(item)
+            for _ in self.room if is_small else ():
                 self.append(item)
                 if lone and self._ring.getting.waits[0]:
                     self._send()
@@ -83,7 +85,7 @@ class Gathering:
             is_flood = bool(self._items) or not lone
             if not self._send():
                 return False
-            if is_flood and batch_size > 1 and self._reserve(min(batch_size, self._per_frame), linger_ms):
+            if is_flood and is_small and batch_size > 1 and self._reserve(min(batch_size, self._per_frame), linger_ms):
                 next(self.room)
                 self.append(item)
                 return True
@@ -159,7 +161,7 @@ class Gathering:
     # --- all that follows is called under the lock ---
 
     def _reserve(self, count: int, linger_ms: float) -> int:
-        granted = self._ring.reserve(count, _SHARE)
+        granted = self._ring.reserve_share(count)
         if granted:
             self._linger_s = linger_ms / 1000
             was_idle = not self._held
@@ -201,3 +203,7 @@ class Gathering:
         self.sent += frame.items
         self._sent_at = time.monotonic()
         self._per_frame = max(1, frame.items * _FRAME_BYTES // (frame.size_bytes + 1))
+
+
+def _fits_a_place(item: Any) -> bool:
+    return sys.getsizeof(item.data if type(item) is Frozen else item) <= PLACE_BYTES

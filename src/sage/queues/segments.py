@@ -1,8 +1,8 @@
 """Large payloads: areas of a queue's file that are used again and again, since memory that is warm copies quickest.
 
 An area belongs to the producer that fills it, then to the queue, then to the consumer that looks at it, until the last
-view is gone. Its state is one word, which only its owner of the moment changes; what a process that died was about to
-do is made up for by `recover`, since the ring tells which areas it holds.
+view is gone. Its state and size are one word, which only its owner of the moment changes; what a process that died was
+about to do is made up for by `recover`, since the ring tells which areas it holds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _TABLE_AT, _TABLE_BYTES = 4096, 8192
 _ENTRIES = _TABLE_BYTES // 24
 _FREE, _QUEUED = 0, 1
 _HELD = 16  # plus the slot
+_STATE_BITS = 16
+_STATE = (1 << _STATE_BITS) - 1
+_FEW = 3 * 16  # words of the table that are looked at first
 _ALIGNED = 64
 _SMALLEST = 64 * 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -35,6 +38,8 @@ class _Entry(NamedTuple):
     at: int
     capacity: int
     state: int
+    size: int
+    """As much of it is in use."""
 
 
 class Area:
@@ -79,32 +84,45 @@ class Segments:
 
     def reserve(self, size: int) -> Area | None:
         """An area for `size` bytes, or None if there is none to be had now. Under the put lock."""
-        own = _HELD + self._peers.slot
         entries = self._table()
-        used = sum(entry.capacity for entry in entries if entry.state in (_QUEUED, own))  # others look at theirs
-        if used and used + size > self.max_bytes:
-            return None
         fitting = [entry for entry in entries if entry.state == _FREE and entry.capacity >= size]
         if fitting:
             index = min(fitting, key=lambda entry: entry.capacity).row
         elif (index := self._new(entries, size)) < 0:
             return None
-        self.mark(index, own)
+        self._words[3 * index + 2] = size << _STATE_BITS | (_HELD + self._peers.slot)
         return Area(self, index)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there ever was an area."""
+        return bool(self._words[0])
+
+    def used_bytes(self) -> int:
+        """In areas that are in the queue, or about to be."""
+        own = _HELD + self._peers.slot
+        return sum(entry.size for entry in self._table() if entry.state in (_QUEUED, own))  # others look at theirs
+
+    def size_of(self, row: int) -> int:
+        """How many bytes were asked for, of the area's."""
+        return int(self._words[3 * row + 2]) >> _STATE_BITS
 
     def _table(self) -> list[_Entry]:
         """The rows that were ever used."""
+        words = self._words[:_FEW].tolist()
+        if words[-3]:
+            words = self._words[:].tolist()
         entries = []
-        for index in range(_ENTRIES):
-            at, capacity, state = self._words[3 * index : 3 * index + 3].tolist()
+        for index in range(len(words) // 3):
+            at, capacity, state = words[3 * index : 3 * index + 3]
             if not at:
                 break
-            entries.append(_Entry(index, at, capacity, state))
+            entries.append(_Entry(index, at, capacity, state & _STATE, state >> _STATE_BITS))
         return entries
 
     def _new(self, entries: list[_Entry], size: int) -> int:
         """A row with memory for `size` bytes; below 0 if all are in use."""
-        capacity = 1 << (max(size, _SMALLEST) - 1).bit_length()
+        capacity = _rounded(max(size, _SMALLEST))
         if len(entries) == _ENTRIES or sum(entry.capacity for entry in entries) + capacity > self.max_bytes:
             entries = [self._without_memory(entry) if entry.state == _FREE else entry for entry in entries]
         index = next((entry.row for entry in entries if not entry.capacity), len(entries))
@@ -136,7 +154,7 @@ class Segments:
 
     def mark(self, entry: int, state: int) -> None:
         """Change the state of an area."""
-        self._words[3 * entry + 2] = state
+        self._words[3 * entry + 2] = self._words[3 * entry + 2] & ~_STATE | state
 
     def free(self, entry: int) -> None:
         """It may be used again."""
@@ -186,6 +204,12 @@ class Segments:
         if found is None:
             found = self._maps[place] = mmap.mmap(self._fd, place[1], offset=place[0])
         return found
+
+
+def _rounded(size: int) -> int:
+    """An eighth more at most: so that areas fit for other sizes too."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step
 
 
 def _aligned(length: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sage.errors import QueueError
 from sage.queues.peers import nobody_is_there, take_ownership
-from sage.queues.ring import HEADER_BYTES, MAGIC, RING_BYTES, set_up, shape
+from sage.queues.ring_layout import HEADER_BYTES, MAGIC, RING_BYTES, set_up, shape
 
 FOLDER = Path("/dev/shm")
 _PREFIX = "sage-queue-"

@@ -112,16 +112,22 @@ class Putting:
 
     def _put_some(self, part: list[Any]) -> int:
         """Put as many items of `part` as there is room for; how many that were."""
-        room = self._ring.free_items()
-        if room < len(part):
-            part = part[: max(room, 0)]
-        if not part or not self._gathering.send():
+        room = min(self._ring.free_items(), len(part))
+        if room <= 0 or self._ring.free_bytes() <= 0 or not self._gathering.send():
             return 0
+        part = part[:room]
+        while not self._ring.put(frame := self._frame_of(part)):
+            if frame.items == 1:
+                return 0
+            part = part[: frame.items // 2]
+        return frame.items
+
+    def _frame_of(self, part: list[Any]) -> Frame:
+        """The first items of `part`: all that are small, or one that is large."""
         frame = pack_many(part, by_value=self._by_value)
         while frame.buffers or len(frame.data) > LARGE_BYTES:
             if len(part) == 1:
-                frame = pack(part[0], by_value=self._by_value)
-                break
+                return pack(part[0], by_value=self._by_value)
             part = part[: len(part) // 2]
             frame = pack_many(part, by_value=self._by_value)
-        return len(part) if self._ring.put(frame) else 0
+        return frame

@@ -14,7 +14,8 @@ from sage.errors import QueueBroken
 from sage.queues.gathering import Gathering
 from sage.queues.peers import CONSUMER, PRODUCER, Peers
 from sage.queues.queue import Empty, Full, closed_error, deadline_of
-from sage.queues.ring import Claims, Ring, Side
+from sage.queues.ring import Claims, Ring
+from sage.queues.ring_layout import Side
 from sage.queues.robust import let_others_run
 from sage.queues.waited import Waited
 

@@ -48,14 +48,14 @@ def check_queue(make: MakeQueue, *, seed: int = 0) -> None:
 def check_queue_bytes(make: MakeQueue) -> None:
     """Check that the queues which `make(max_bytes)` returns hold so many bytes and no more, whatever puts them.
 
-    `make` returns new, empty queues in which many items fit. What a kind itself needs for an item of 1,000 bytes or more
-    may count too, as long as it is less than 5%.
+    `make` returns new, empty queues in which many items fit. What a kind itself needs for an item of 1,000
+    bytes or more may count too, as long as it is less than 5%.
     """
     for size, count in ((1_000, 12), (100_000, 7)):
         max_bytes = count * size + (count * size // 20)
         for put in (_put_each, _put_batches, _put_at_once):
             with make(max_bytes) as queue:
-                _check_bytes(queue, put, bytes(size), count)
+                _check_bytes(queue, put, size, count)
                 queue.detach()
     with make(300_000) as queue:
         queue.put(1)
@@ -69,18 +69,18 @@ def check_queue_bytes(make: MakeQueue) -> None:
         queue.detach()
 
 
-def _check_bytes(queue: Queue[Any], put: Callable[[Queue[Any], Any, int], int], item: Any, count: int) -> None:
-    what = f"items of {len(item):,} bytes, where {count} fit, by {put.__name__[1:]}"
-    put_first = put(queue, item, count + 5)
+def _check_bytes(queue: Queue[Any], put: Callable[[Queue[Any], int, int], int], size: int, count: int) -> None:
+    what = f"items of {size:,} bytes, where {count} fit, by {put.__name__[1:]}"
+    put_first = put(queue, size, count + 5)
     _demand(put_first == count == queue.qsize(), f"{put_first} were put, qsize() {queue.qsize()}: {what}")
     for taken in (1, 3):
         got = [queue.get() for _ in range(taken)]
-        _demand(got == [item] * taken, f"what was put is got: {what}")
-        again = put(queue, item, count)
+        _demand(got == [bytes(size)] * taken, f"what was put is got: {what}")
+        again = put(queue, size, count)
         _demand(again == taken, f"{again} were put after {taken} had been got: {what}")
     while not queue.empty():
         queue.get()
-    _demand(put(queue, item, count + 5) == count, f"a queue that was emptied holds as much as a new one: {what}")
+    _demand(put(queue, size, count + 5) == count, f"a queue that was emptied holds as much as a new one: {what}")
 
 
 def _check_woken_for_bytes(queue: Queue[Any]) -> None:
@@ -93,30 +93,30 @@ def _check_woken_for_bytes(queue: Queue[Any]) -> None:
     _demand(sizes == [160_000, 150_000, 150_000], f"puts that waited for bytes brought {sizes}")
 
 
-def _put_each(queue: Queue[Any], item: Any, most: int) -> int:
+def _put_each(queue: Queue[Any], size: int, most: int) -> int:
     """How many could be put."""
     for number in range(most):
         try:
-            queue.put_nowait(item)
+            queue.put_nowait(bytes(size))
         except Full:
             return number
     return most
 
 
-def _put_batches(queue: Queue[Any], item: Any, most: int) -> int:
+def _put_batches(queue: Queue[Any], size: int, most: int) -> int:
     """The same, by two."""
     for number in range(0, most, 2):
         try:
-            queue.put_batch([item, item], block=False)
+            queue.put_batch([bytes(size), bytes(size)], block=False)
         except BatchFull as full:
             return number + 2 - len(full.items)
     return most
 
 
-def _put_at_once(queue: Queue[Any], item: Any, most: int) -> int:
+def _put_at_once(queue: Queue[Any], size: int, most: int) -> int:
     """The same, as one batch."""
     try:
-        queue.put_batch([item] * most, block=False)
+        queue.put_batch([bytes(size) for _ in range(most)], block=False)
     except BatchFull as full:
         return most - len(full.items)
     return most

@@ -31,6 +31,11 @@ class Host:
         """Tells its network namespace from all others."""
         return self._namespaces.network_id
 
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Files by which another process of root enters this host with ``setns``, in this order."""
+        return self._namespaces.paths()
+
     def popen(self, argv: Argv, **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside; `options` are those of `subprocess.Popen`, and so is what it raises."""
         process = self.call(partial(subprocess.Popen, argv, **options))

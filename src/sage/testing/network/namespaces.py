@@ -48,6 +48,10 @@ class Namespaces:
             *(os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "uts", "net"))
         )
 
+    def paths(self) -> tuple[str, ...]:
+        """Where other processes find them, the one of the files last."""
+        return tuple(f"/proc/{os.getpid()}/fd/{fd}" for fd in (self.net, self.uts, self.mount))
+
     def close(self) -> None:
         """Give up the descriptors."""
         for field in fields(self):

@@ -1,0 +1,154 @@
+"""The putting half of a ring in shared memory. A producer reserves places, and puts many items into them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sage.errors import QueueClosed, QueueError
+from sage.queues.frames import LARGE_BYTES, Frame
+from sage.queues.ring_layout import (
+    ENDED,
+    FRAME,
+    FRAME_BYTES,
+    GET_WORD,
+    HEADER_BYTES,
+    LARGE,
+    LARGE_MANY,
+    LOCK_S,
+    MANY,
+    MASK,
+    PUT_WORD,
+    RING_BYTES,
+    SINGLE,
+    SKIP,
+    WASTED,
+    State,
+)
+from sage.queues.segments import Area
+
+PLACE_BYTES = 4096
+"""As much an item may take for which only a place was reserved with `reserve_share`."""
+_SHARE = 4  # a process reserves one in so many free places: near the limit none, and every put is exact by itself
+
+
+class Putting(State):
+    """Not for users: `Ring` is."""
+
+    @property
+    def bytes_in(self) -> int:
+        return self._bytes_in + self._segments.bytes_in
+
+    def reserve(self, count: int) -> int:
+        """Take up to `count` places; perhaps 0. Whether there is room for the bytes, `put` tells."""
+        return self._reserve(count, self.free_items)
+
+    def reserve_share(self, count: int) -> int:
+        """The same of a share of the places that are free, and of the bytes: an item there may take `PLACE_BYTES`."""
+        return self._reserve(count, lambda: min(self.free_items(), self.free_small_bytes() // PLACE_BYTES) // _SHARE)
+
+    def _reserve(self, count: int, free: Callable[[], int]) -> int:
+        try:
+            if not self._acquire_put(LOCK_S) or self.closed:
+                return 0
+            granted = min(count, free())
+            if granted > 0:
+                self._hold(granted)
+            return max(granted, 0)
+        finally:
+            self._release_put()
+
+    def free_small_bytes(self) -> int:
+        """How many bytes of small items fit now."""
+        used = ((self._words[PUT_WORD] & MASK) - (self._words[GET_WORD] & MASK)) & MASK
+        return min(self.free_bytes(), RING_BYTES - used)
+
+    def release(self, count: int) -> bool:
+        """Give back places; False if a stopped process has the lock."""
+        try:
+            if not self._acquire_put(LOCK_S):
+                return False
+            self._hold(-count)
+        finally:
+            self._release_put()
+        self.putting.announce()
+        self.getting.announce()  # they may want to know that nothing is to come
+        return True
+
+    def put(self, frame: Frame, *, held: bool = False) -> bool:
+        """Add a frame; False if there is no room for it, or the queue is closed.
+
+        With `held` it goes into places that were reserved before: they are good even when the queue is closed. Large
+        items should come alone: then consumers get views of them. Raises E509 if it can never fit.
+        """
+        if frame.buffers or len(frame.data) > LARGE_BYTES:
+            return self._put_large(frame, held)
+        return self._add(frame.data, frame.items, MANY if frame.many else SINGLE, None, held)
+
+    def put_list(self, data: bytes, items: int) -> bool:
+        """The same of a small list."""
+        return self._add(data, items, MANY, None, False)
+
+    def _put_large(self, frame: Frame, held: bool) -> bool:
+        self._check_size(frame.size_bytes)
+        size = frame.size_bytes + 64 * len(frame.buffers) + 64
+        area = None
+        try:
+            if self._acquire_put(LOCK_S) and (held or (self.free_items() >= frame.items and not self.closed)):
+                area = self._segments.reserve(size) if self.free_bytes() >= frame.size_bytes else None
+        finally:
+            self._release_put()
+        if area is None:
+            return False
+        added = False
+        try:
+            found = area.fill([frame.data, *frame.buffers])
+            added = self._add(found, frame.items, LARGE_MANY if frame.many else LARGE, area, held)
+        finally:
+            if not added:
+                area.free()
+        return added
+
+    def _add(self, data: Any, count: int, kind: int, area: Area | None, held: bool) -> bool:
+        try:
+            if not self._acquire_put(LOCK_S) or (not held and (self._closed[0] or self.free_items() < count)):
+                return False
+            if self._closed[0] == ENDED:
+                raise QueueClosed("E505", "the queue was at its end before these items came")
+            words = self._words
+            word, head = words[PUT_WORD], words[GET_WORD] & MASK
+            number, tail = word >> 32, word & MASK
+            length = len(data)
+            size = (length + 31) & ~15
+            used = (tail - head) & MASK
+            if area is None and (used + size > self._max_bytes or self._segments.in_use) and self.free_bytes() < size:
+                if held or count == 1:
+                    self._check_size(size)
+                return False
+            at = tail % RING_BYTES
+            wasted = RING_BYTES - at if at + size > RING_BYTES else 0  # a frame does not wrap
+            if used + wasted + size > RING_BYTES:
+                return False
+            if wasted:
+                FRAME.pack_into(self._memory, HEADER_BYTES + at, SKIP, 0, 0, 0)
+                at = 0
+            if not at:
+                words[WASTED] = wasted
+            at += HEADER_BYTES + FRAME_BYTES
+            self._memory[at : at + length] = data
+            FRAME.pack_into(self._memory, at - FRAME_BYTES, length, count, number, kind)
+            if area is not None:
+                area.hand_over()
+            words[PUT_WORD] = ((number + count) & MASK) << 32 | ((tail + wasted + size) & MASK)
+            if held:
+                self._hold(-count)
+            self._bytes_in += length
+        finally:
+            self._release_put()
+        if self.getting.waits[0]:
+            self.getting.bell.ring()
+        return True
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise QueueError("E509", "the item is larger than max_bytes", got=f"{size:,} bytes")
