@@ -12,8 +12,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import sage
-from engines import DEADLINE_S, Engine, LocalEngine, ProcessEngine
+from engines import DEADLINE_S, Engine, LocalEngine, ProcessEngine, RayEngine
+from ray_nodes import MARKS, is_left_out
+from ray_nodes import connected as connected_to_ray
+from ray_nodes import two_nodes as two_nodes_of_ray
 from sage import codec
+from sage.queues import handles
 
 Wait = Callable[[Callable[[], object]], None]
 
@@ -25,7 +29,19 @@ settings.load_profile("sage")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_process(reason): about something that only exists inside one process")
+    config.addinivalue_line("markers", "ray: runs on a Ray cluster")
     config.addinivalue_line("markers", "root: needs root; skipped on a laptop, an error where CI=true")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ray", choices=["sample", "all"], default="sample", help="which tests run on the Ray engine too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Most tests of engines run on Ray only where that is asked for: each takes seconds there."""
+    left_out = [item for item in items if is_left_out(item, config.getoption("--ray"))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -50,13 +66,19 @@ def _wait_until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty folder; fail a test that leaves threads, child processes, descriptors or temporary files."""
+def nothing_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Run in an empty folder; fail a test that leaves threads, child processes, descriptors or temporary files.
+
+    Ray's own children and sockets come and go: beside it, threads and queues are looked at.
+    """
     monkeypatch.chdir(tmp_path)
-    before = _held()
+    held = _held_beside_ray if request.node.get_closest_marker("ray") else _held
+    before = held()
     yield
     until = time.monotonic() + 3.0
-    while left := _held() - before:
+    while left := held() - before:
         if time.monotonic() > until:
             pytest.fail(f"left behind: {sorted(left)}")
         gc.collect()
@@ -68,6 +90,10 @@ def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def _held() -> set[str]:
     """What this process holds that a run might have forgotten."""
     return _threads() | _children() | _descriptors()
+
+
+def _held_beside_ray() -> set[str]:
+    return _threads() | {f"queue {address.queue_id}" for address in handles.addresses()}
 
 
 def _threads() -> set[str]:
@@ -96,14 +122,31 @@ def _descriptors() -> set[str]:
     return found
 
 
-@pytest.fixture(params=[LocalEngine, ProcessEngine], ids=lambda engine: engine.name)
+ENGINES = [LocalEngine, ProcessEngine, pytest.param(RayEngine, marks=MARKS)]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     made: Engine = request.param()
+    if made.name == "ray":
+        request.getfixturevalue("ray_driver")
     mark = request.node.get_closest_marker("one_process")
     if mark is not None and made.processes > 1:
         pytest.skip(mark.args[0])
     return made
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[Any]:
+    """A cluster of Ray with two nodes, both on this machine."""
+    yield from two_nodes_of_ray()
+
+
+@pytest.fixture(scope="module")
+def ray_driver(two_nodes: Any) -> Iterator[Any]:
+    """The module `ray`, connected to it."""
+    yield from connected_to_ray(two_nodes)
 
 
 @pytest.fixture

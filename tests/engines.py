@@ -14,13 +14,18 @@ class LocalEngine:
 
     name = "local"
     processes = 1
+    """In how many the steps run."""
+    deadline_s = DEADLINE_S
 
     def start(self, pipeline: sage.Pipeline, **options: Any) -> sage.Job:
-        return sage.start(pipeline, sage.RunOptions(processes=self.processes, **options))
+        return sage.start(pipeline, self.options(**options))
+
+    def options(self, **options: Any) -> sage.RunOptions:
+        return sage.RunOptions(processes=self.processes, **options)
 
     def run(self, pipeline: sage.Pipeline, **options: Any) -> sage.RunResult:
         """The result, also of a run that failed; whatever happened, its account balances."""
-        result = self.start(pipeline, **options).wait(DEADLINE_S)
+        result = self.start(pipeline, **options).wait(self.deadline_s)
         assert result.account.missing == 0, result.account
         if result.status in (sage.Status.SUCCEEDED, sage.Status.SUCCEEDED_WITH_DEAD_LETTERS):
             assert result.account.unfinished == 0, result.account
@@ -40,6 +45,17 @@ class ProcessEngine(LocalEngine):
 
     name = "processes"
     processes = 2
+
+
+class RayEngine(LocalEngine):
+    """Runs it in two more processes, each on a node of its own of the cluster that this process is connected to."""
+
+    name = "ray"
+    processes = 2
+    deadline_s = 60.0
+
+    def options(self, **options: Any) -> sage.RunOptions:
+        return sage.RunOptions(engine="ray", **options)
 
 
 Engine: TypeAlias = LocalEngine

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,8 +27,12 @@ FINISHED_WITH_DEAD_LETTERS = 8
 @click.argument("file")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
 @click.option("--pipeline", metavar="NAME", help="Which pipeline of the file, where it holds several.")
-@click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs it.")
+@click.option("--engine", metavar="NAME", help="What runs it: local, or ray (a cluster).  [default: local]")
 @click.option("--processes", callback=whole_number, metavar="N", help="Run what keeps a processor busy in N processes.")
+@click.option("--address", metavar="HOST:PORT", help="ray: the cluster to join.  [default: a private one for this run]")
+@click.option("--hosts", callback=whole_number, metavar="N", help="ray: processes in all.  [default: one a processor]")
+@click.option("--scheduler", metavar="NAME", help="ray: who places the steps on the nodes.  [default: adaptive]")
+@click.option("--insecure-cluster", is_flag=True, help="ray: join a cluster that asks for no token.")
 @click.option("--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: NAME.dead.jsonl]")
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
 @click.option("--fail-on-dead-letters", is_flag=True, help="Exit with 8 when there are any.")
@@ -41,8 +47,12 @@ def run(
     file: str,
     arguments: tuple[str, ...],
     pipeline: str | None,
-    engine: str,
+    engine: str | None,
     processes: int | None,
+    address: str | None,
+    hosts: int | None,
+    scheduler: str | None,
+    insecure_cluster: bool,
     dead_letters: str | None,
     max_dead_letters: int | None,
     fail_on_dead_letters: bool,
@@ -58,14 +68,25 @@ def run(
     Ctrl-C stops cleanly: nothing more is read, and what is in flight is finished. A second one ends it at once.
     Outputs of a run that is stopped or fails are put aside, not in place.
     """
-    check_engine(engine)
+    check_engine(engine or "local")
+    said = {
+        "engine": engine or ("ray" if address is not None else None),
+        "processes": processes,
+        "address": address,
+        "hosts": hosts,
+        "scheduler": scheduler,
+        "insecure_cluster": insecure_cluster or None,
+        "dead_letters": Path(dead_letters) if dead_letters is not None else None,
+        "max_dead_letters": max_dead_letters,
+        "append": append or None,
+    }
     if dead_letters == "":
         raise UsageError("E104", "the path is empty", at="--dead-letters")
     watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)
 
     def runner(chosen: Pipeline, options: RunOptions) -> RunResult:
         check_meant(chosen, pipeline, file)
-        return watcher.run(chosen, _with(options, processes, dead_letters, max_dead_letters, append=append))
+        return watcher.run(chosen, _with(options, said))
 
     try:
         with redirect_stdout(sys.stderr) if to_json else nullcontext(), executed(file, arguments, runner) as module:
@@ -79,14 +100,6 @@ def run(
         context.exit(FINISHED_WITH_DEAD_LETTERS)
 
 
-def _with(
-    options: RunOptions, processes: int | None, dead_letters: str | None, most: int | None, *, append: bool
-) -> RunOptions:
+def _with(options: RunOptions, said: Mapping[str, Any]) -> RunOptions:
     """`options`, as the file gave them, with what the command line says instead."""
-    return replace(
-        options,
-        processes=processes if processes is not None else options.processes,
-        dead_letters=Path(dead_letters) if dead_letters is not None else options.dead_letters,
-        max_dead_letters=most if most is not None else options.max_dead_letters,
-        append=append or options.append,
-    )
+    return replace(options, **{name: value for name, value in said.items() if value is not None})

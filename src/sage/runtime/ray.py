@@ -21,6 +21,7 @@ from sage.runtime.messages import Parcel, Setup
 from sage.runtime.placement import HOME, Placement
 from sage.runtime.processes import processor_s_of
 from sage.runtime.ray_cluster import connected, nodes_of_cluster
+from sage.runtime.ray_host import RayHost
 from sage.runtime.ray_link import Address, ControlWay, NodeWay, QueueLink, here, serve
 from sage.runtime.ray_placement import MOST_HOSTS, demands_of, place_on, seats_on
 from sage.scheduling import scheduler_named
@@ -109,8 +110,6 @@ class RayEngine:
     def _start_actors(self, graph: ExecutionGraph) -> None:
         """All at once: a node starts several in the time of one."""
         import ray
-
-        from sage.runtime.ray_host import RayHost
 
         node_of = {seat.number: seat.node for seat in self._seats}
         for number, demands in _demands(graph, self._placement).items():
