@@ -15,7 +15,7 @@ import pytest
 from cli.command_line import SAGE, Running, environment, sage
 from jobs.managers import ENDLESS, QUICK, RELEASED, Managed
 from sage.jobs.daemon import manager_of
-from sage.jobs.processes import end_all
+from sage.processes import end_all
 
 Wait = Callable[[Callable[[], object]], None]
 
