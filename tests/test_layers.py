@@ -49,6 +49,7 @@ LAZY_PACKAGES = {
 LAZY_MODULES = {
     "sage.runtime.asynchronous",  # asyncio takes 40 ms
     "sage.runtime.eventloop",  # the same
+    "sage.runtime.durability.directory",  # SQLite
     "sage.connectors.sqlite_table",  # sqlite3
     "sage.queues.ray_calls",  # asyncio
     "sage.queues.ray_host",  # ray

@@ -91,6 +91,11 @@ class CsvSink(FileSink):
     format: CsvFormat
 
     def writer(self, file: OutputFile, context: SinkContext) -> FileWriter:
+        if file.goes_on:
+            columns = context.place["columns"]
+            return CsvWriter(
+                file, self.format, None if columns is None else tuple(columns), header=context.place["header_due"]
+            )
         if not (context.append and file.has_content):
             return CsvWriter(file, self.format, self.format.columns, header=self.format.header)
         columns = self.format.columns
@@ -129,6 +134,10 @@ class CsvWriter(FileWriter):
         self._write_header()
         self.file.write(self._encode(rows))
         return rejected
+
+    def sync(self) -> Any:
+        columns = None if self._columns is None else list(self._columns)
+        return {**self.file.sync(), "columns": columns, "header_due": self._header_due}
 
     def commit(self) -> None:
         self._write_header()

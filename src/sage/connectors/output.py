@@ -8,14 +8,15 @@ import os
 import shutil
 import stat
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, Literal, cast
+from zlib import crc32
 
 from sage.errors import SinkError
-from sage.flow.sink import Sink, SinkContext, Writer
+from sage.flow.sink import Rejected, Sink, SinkContext, Writer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -25,10 +26,11 @@ class FileSink(Sink):
     """Writes one file: what is there is replaced when the run ends well or, with `SinkContext.append`, added to."""
 
     path: str | os.PathLike[str]
+    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_sync"
 
     @abstractmethod
     def writer(self, file: OutputFile, context: SinkContext) -> FileWriter:
-        """The writer that fills `file`."""
+        """The writer that fills `file`; one that goes on at ``context.place`` does not copy what is there."""
 
     def check(self) -> None:
         check_writable(os.fspath(self.path))
@@ -36,7 +38,9 @@ class FileSink(Sink):
     def open(self, context: SinkContext) -> Writer:
         path = os.fspath(self.path)
         check_writable(path)
-        file = OutputFile(path)
+        if context.committing and context.place is not None and is_committed(path, context.job):
+            return Committed()
+        file = OutputFile(path, context.job, context.place)
         try:
             return self.writer(file, context)
         except BaseException:
@@ -50,6 +54,9 @@ class FileWriter(Writer):
     def __init__(self, file: OutputFile) -> None:
         self.file = file
 
+    def sync(self) -> Any:
+        return self.file.sync()
+
     def commit(self) -> None:
         self.file.commit()
 
@@ -57,24 +64,47 @@ class FileWriter(Writer):
         return self.file.put_aside()
 
 
+class Committed(Writer):
+    """The output is in its place already: the run was killed after that, and before it could say so."""
+
+    def write(self, records: Sequence[Any], rids: Sequence[str]) -> Sequence[Rejected]:
+        raise SinkError("E558", "there is more to write, but the output was put in place", at="a job that goes on")
+
+    def sync(self) -> Any:
+        return None
+
+    def commit(self) -> None:
+        """It is."""
+
+    def abort(self) -> str | None:
+        return None
+
+
 class OutputFile:
     """A file that is being written beside its final place, ``.<name>.sage-tmp`` in the same folder.
 
     The kernel's lock on that file keeps a second run out, and vanishes with the process; so the file of a killed run is
     known by its name and by not being locked, and is used again. A link is followed: what it points to is replaced.
+
+    That of a job with a directory is called ``.<name>.<job>.sage-part``. It stays when a run ends before the job does,
+    and the next run goes on at `place`: what was written after that is cut off.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, job: str = "", place: Any = None) -> None:
         self.path = path
+        self.goes_on = place is not None
+        """It begins with what earlier runs of the job wrote."""
+        self._job = job
         self._final = os.path.realpath(path)
         folder, name = os.path.split(self._final)
         self._folder = folder
         self._partial = f"{self._final}.partial"
-        self._temporary = os.path.join(folder, f".{name}.sage-tmp")
+        self._temporary = _part(self._final, job) if job else os.path.join(folder, f".{name}.sage-tmp")
+        self._crc = 0
         with translated(path):
             self._raw = _lock(self._temporary, path)
             try:
-                self._raw.truncate(0)
+                self._cut_off(0 if place is None else place["bytes"], 0 if place is None else place["crc"])
                 if os.path.exists(self._final):
                     os.fchmod(self._raw.fileno(), stat.S_IMODE(os.stat(self._final).st_mode))
             except BaseException:
@@ -90,7 +120,7 @@ class OutputFile:
 
     def copy_existing(self) -> None:
         """Begin with what is at the final place, if anything; a last line without newline gets one."""
-        if not self.has_content:
+        if self.goes_on or not self.has_content:
             return
         with translated(self.path), open(self._final, "rb") as existing:
             shutil.copyfileobj(existing, self._raw, 1 << 20)
@@ -119,6 +149,20 @@ class OutputFile:
         """The file itself, for a library that writes it. Use no `write` then."""
         return self._raw
 
+    def sync(self) -> dict[str, int]:
+        """Have the disk take what was written; the place for the next run. A compressed file gets a new member here."""
+        with translated(self.path):
+            if self._gzip is not None:
+                self._gzip.close()
+                self._gzip = None
+            os.fsync(self._raw.fileno())
+            end = self._raw.tell()
+            while self._checked < end:
+                data = os.pread(self._raw.fileno(), min(1 << 20, end - self._checked), self._checked)
+                self._crc = crc32(data, self._crc)
+                self._checked += len(data)
+        return {"bytes": end, "crc": self._crc}
+
     def commit(self) -> None:
         """Put the file in its final place, and wait until the disk has it."""
         with translated(self.path):
@@ -130,7 +174,13 @@ class OutputFile:
             self._raw.close()
 
     def put_aside(self) -> str | None:
-        """Keep what was written, if anything, as ``<name>.partial`` in place of an older one; returns that path."""
+        """Keep what was written, if anything, as ``<name>.partial`` in place of an older one; returns that path. That
+        of a job stays where it is."""
+        if self._job:
+            with suppress(OSError):  # the next run cuts it off
+                self.sync()
+            self._raw.close()
+            return None
         with translated(self.path):
             if self._gzip is not None:
                 with suppress(OSError):  # on a full disk the end is missing, and what is there can still be read
@@ -143,9 +193,29 @@ class OutputFile:
         return self._partial
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, but for a job's."""
+        if self._job:
+            self._raw.close()
+            return
         os.unlink(self._temporary)
         self._raw.close()
+
+    def _cut_off(self, size: int, crc: int) -> None:
+        """Go on behind the first `size` bytes, which must be there and have this checksum."""
+        found = 0
+        with open(self._raw.fileno(), "rb", closefd=False) as file:
+            left = size
+            while left and (data := file.read(min(left, 1 << 20))):
+                found = crc32(data, found)
+                left -= len(data)
+        if left or found != crc:
+            raise SinkError(
+                "E558", "what earlier runs of the job had written is gone or was changed", at=self._temporary,
+                expected=f"{size:,} bytes as they were written", try_="put it back, or use another job directory",
+            )  # fmt: skip
+        self._raw.truncate(size)
+        self._raw.seek(size)
+        self._crc, self._checked = crc, size
 
     @property
     def _is_gzip(self) -> bool:
@@ -158,6 +228,17 @@ class OutputFile:
             stream = gzip.GzipFile(filename="", fileobj=cast(Any, self._raw), mode="wb", mtime=0)
             self._gzip = cast(BinaryIO, stream)
         return self._gzip
+
+
+def _part(final: str, job: str) -> str:
+    folder, name = os.path.split(final)
+    return os.path.join(folder, f".{name}.{job}.sage-part")
+
+
+def is_committed(path: str, job: str) -> bool:
+    """Whether the output of a job, which was being put in place when its last run was killed, is there."""
+    final = os.path.realpath(path)
+    return os.path.exists(final) and not os.path.lexists(_part(final, job))
 
 
 def check_writable(path: str) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from sage.connectors.files import FileSource, find_files
 from sage.connectors.output import FileSink, FileWriter, OutputFile, translated
@@ -93,6 +93,7 @@ class ParquetSink(FileSink):
     """Writes each record, which must be a dict, as one row."""
 
     schema: Any = None
+    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_commit"
 
     def check(self) -> None:
         _pyarrow()

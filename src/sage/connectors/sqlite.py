@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sage.connectors.output import check_writable
 from sage.errors import PipelineError
@@ -29,6 +29,7 @@ class SQLite(Sink):
     busy_timeout_s: float = 30.0
     """How long to wait for another program that writes, before giving up with E555."""
     idempotent: ClassVar[bool] = True
+    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_write"
 
     def __post_init__(self) -> None:
         for name in (self.table, self.key, *(self.columns or ())):

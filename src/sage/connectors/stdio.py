@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sage.connectors.json_text import to_json_lines
 from sage.connectors.jsonlines import JSON
@@ -61,6 +61,7 @@ class Stdout(Sink):
 
     text: bool = False
     idempotent: ClassVar[bool] = False
+    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_write"
 
     def check(self) -> None:
         if sys.stdout is None or sys.stdout.closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sage.errors import SageError
 
@@ -18,6 +18,13 @@ class SinkContext:
     step: str
     append: bool = False
     """Add to what is there instead of replacing it (dead letters are being replayed into an earlier output)."""
+    job: str = ""
+    """The id of the job that the run belongs to, if it has a directory: what the sink has not committed when the run
+    ends stays, under a name with this id, for the next run."""
+    place: Any = None
+    """Of a job that goes on: what the last `Writer.sync` that counted returned. What was written after it is undone."""
+    committing: bool = False
+    """All of the job is written; its last run was killed while the sinks committed. This one may have, or may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,11 @@ class Writer(ABC):
         fault, so an idempotent writer must not apply a rid twice, and a transactional one must have rolled back.
         `SinkError` and `OSError` mean that the sink itself is broken: the job ends.
         """
+
+    def sync(self) -> Any:
+        """Make safe on the disk what was written so far, and return the place, plain data, from which `Sink.open` can
+        go on after the process was killed. Only asked of sinks that say ``safe = "at_sync"``."""
+        raise NotImplementedError
 
     @abstractmethod
     def commit(self) -> None:
@@ -69,6 +81,10 @@ class Sink(Writable):
 
     idempotent: ClassVar[bool] = False
     """True if a record written twice with the same rid has one effect."""
+    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_commit"
+    """When a record that was written survives the death of the process: only after `Writer.commit`, after `Writer.sync`
+    (then an output that is committed has it once), or when `Writer.write` has returned (then it must be `idempotent`,
+    or the record may come again). The first kind cannot be used with a job directory."""
 
     def sink(self) -> Sink:
         return self

@@ -199,7 +199,7 @@ class _Assembler:
             case Kind.KEY_BY | Kind.ORDER_BY:
                 return KeyStage(plan, context, shared)
             case Kind.REDUCE:
-                return ReduceStage(plan, context)
+                return ReduceStage(plan, context, shared.instance)
             case Kind.ROUTE:
                 return RouteStage(plan, context, shared)
             case Kind.UNION:

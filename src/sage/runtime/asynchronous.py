@@ -23,6 +23,7 @@ from sage.runtime.failures import LOST, GaveUp, Interrupted, Tries
 from sage.runtime.flattening import expanded, is_many, not_many, one_or_many
 from sage.runtime.inbox import LINGER_S, Inbox
 from sage.runtime.order import OrderGate, Turn
+from sage.runtime.recall_async import journalled
 from sage.runtime.routing import EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage
 from sage.runtime.windows import Admitted, Fixed, Found, Window
@@ -37,6 +38,7 @@ class AsyncStage(Stage):
     ) -> None:
         super().__init__(plan, context)
         self._shared = shared
+        self._results = None if context.durability is None else context.durability.results(plan)
         self._inbox = inbox
         self._take = plan.batch_size or 1
         self._window: Window = Found(plan.concurrency, context.clock) if plan.adaptive else Fixed(plan.concurrency)
@@ -246,6 +248,11 @@ class AsyncStage(Stage):
             raise Interrupted
 
     async def _call(self, batch: Batch) -> Any:
+        if self._results is None:
+            return await self._call_now(batch)
+        return await journalled(self._results, batch, self._call_now, several=self.plan.batch_size is not None)
+
+    async def _call_now(self, batch: Batch) -> Any:
         attempt = self._window.attempt()
         if attempt is None:
             return await self._called(batch, asyncio.timeout(self.plan.timeout_s))

@@ -15,6 +15,7 @@ from sage.record import Batch
 from sage.runtime.context import RuntimeContext
 from sage.runtime.deadline import Deadline
 from sage.runtime.failures import LOST, GaveUp, Interrupted
+from sage.runtime.recall import Recall
 from sage.runtime.stage import SharedOperator, Stage
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -61,6 +62,7 @@ class CallStage(Stage):
         self._deadline = Deadline(shared.operator, plan.timeout_s, plan.name) if plan.timeout_s else None
         self.call: Callable[[Any], Any] = self._deadline or shared.operator
         self._loop = own_copy(self.loop())
+        self._recall = recall_of(plan, context)
 
     def loop(self) -> Loop:
         """Appends the results; raises where a result is a failure of the record."""
@@ -92,8 +94,14 @@ class CallStage(Stage):
     def call_each(self, batch: Batch) -> tuple[list[Any], Batch]:
         """Call the function for each record: the results, and the part of `batch` that has one.
 
-        No record is given to the function again because another one failed.
+        No record is given to the function again because another one failed. A durable step calls for none whose
+        result it has.
         """
+        if self._recall is None:
+            return self._call_each(batch)
+        return self._recall.each(batch, self._call_each, lambda one, error: self._recover(one, 0, error))
+
+    def _call_each(self, batch: Batch) -> tuple[list[Any], Batch]:
         records = batch.records
         self.failures.policy.called(len(records))
         results: list[Any] = []
@@ -219,6 +227,9 @@ class BatchMapStage(CallStage):
         return [batch.with_records(results)]
 
     def _call(self, batch: Batch) -> list[Any]:
+        return self._call_now(batch) if self._recall is None else self._recall.together(batch, self._call_now)
+
+    def _call_now(self, batch: Batch) -> list[Any]:
         return checked_list(self.call(batch.records), len(batch), self.plan.name)
 
 
@@ -237,6 +248,12 @@ class FilterStage(CallStage):
         if len(kept) < len(batch):
             drop(self, batch, verdicts, len(batch) - len(kept))
         return kept
+
+
+def recall_of(plan: StepPlan, context: RuntimeContext) -> Recall | None:
+    """What a durable step of a run with a job directory asks before it calls."""
+    results = None if context.durability is None else context.durability.results(plan)
+    return None if results is None else Recall(results, context.control)
 
 
 def drop(stage: Stage, batch: Batch, mask: Sequence[Any], dropped: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sage.clock import Clock
 from sage.runtime.control import Control
 from sage.runtime.deadletters import LetterBox
+from sage.runtime.durable import Durability
 from sage.runtime.ledger import Ledger
 
 
@@ -23,3 +24,5 @@ class RuntimeContext:
     clock: Clock
     append: bool
     """Sinks add to what they wrote earlier (dead letters are being replayed)."""
+    durability: Durability | None = None
+    """The job directory, if the run has one."""

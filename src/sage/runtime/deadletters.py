@@ -38,7 +38,7 @@ class LetterBox(ABC):
             "run": self._run_id,
             "at": datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds"),
         }
-        self.keep(Sealed(_encode(letter, record), f"{step}: {letter['reason']}"))
+        self.keep(Sealed(_encode(letter, record), f"{step}: {letter['reason']}", (rid, step)))
 
     @abstractmethod
     def keep(self, letter: Sealed) -> None:
@@ -54,6 +54,8 @@ class Sealed(NamedTuple):
 
     line: bytes
     reason: str
+    whose: tuple[str, str]
+    """The rid of the record, and the step at which it failed."""
 
 
 class DeadLetters(LetterBox):
@@ -72,22 +74,52 @@ class DeadLetters(LetterBox):
         self._most = most
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._known: set[tuple[str, str]] = set()
+        """Whose letters earlier runs of the job have kept."""
+        self._earlier = 0
+
+    def go_on(self) -> None:
+        """Add to the file of the earlier runs of this job; a record that failed then and fails again has one letter.
+
+        Raises `StorageError` if the file cannot be read or written."""
+        self._check()
+        if not self.path.exists():
+            return
+        try:
+            data = self.path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):  # the run was killed while it wrote
+                os.truncate(self.path, whole)
+        except OSError as error:
+            raise StorageError("E651", "cannot write dead letters", at=str(self.path), got=error.strerror) from error
+        for line in data[:whole].splitlines():
+            letter = codec.decode(line)
+            self._known.add((letter["rid"], letter["step"]))
+        self._earlier = len(self._known)
 
     def set_aside(self) -> None:
         """Keep the file of an earlier run as ``<name>.old``, so that what is there afterwards is of this run.
 
         Raises `StorageError` if dead letters could not be written."""
+        self._check()
+        if self.path.exists():
+            self.path.replace(self.path.with_name(self.path.name + ".old"))
+
+    def _check(self) -> None:
         folder = self.path.parent
         if self.path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             got = "a folder" if self.path.is_dir() else f"no writable folder {folder}"
             raise StorageError(
                 "E651", "cannot write dead letters", at=str(self.path), got=got, try_="dead_letters=<path>"
             )
-        if self.path.exists():
-            self.path.replace(self.path.with_name(self.path.name + ".old"))
 
     def keep(self, letter: Sealed) -> None:
         with self._lock:
+            if letter.whose in self._known:
+                self._known.discard(letter.whose)
+                self._earlier -= 1
+                self.count += 1
+                return
             try:
                 if self._file is None:
                     self._file = self.path.open("ab")
@@ -101,11 +133,17 @@ class DeadLetters(LetterBox):
             self.last_reason = letter.reason
 
     def check_limit(self) -> None:
-        if self._most is not None and self.count > self._most:
+        if self._most is not None and self.count + self._earlier > self._most:
             raise StorageError(
                 "E652", f"more than {self._most} dead letters", at=str(self.path), got=self.last_reason,
                 try_="mend the cause, or raise max_dead_letters",
             )  # fmt: skip
+
+    def sync(self) -> None:
+        """Have the disk take what was written so far."""
+        with self._lock:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Make what was written durable."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
 from sage.errors import RecordError, shorten
+from sage.flow.graph import StepPlan
 from sage.record import Batch
 from sage.runtime.calls import CallStage, drop
+from sage.runtime.context import RuntimeContext
 from sage.runtime.failures import LOST
-from sage.runtime.stage import Stage
+from sage.runtime.stage import SharedOperator, Stage
 
 MOST_CHILDREN_HELD = 1024
 """Children of one record that `flat_map` holds before it passes them on."""
@@ -22,6 +24,11 @@ SIZED = frozenset({list, tuple, set, frozenset})
 
 class FlatMapStage(CallStage):
     """Any number of records out for each record in."""
+
+    def __init__(self, plan: StepPlan, context: RuntimeContext, shared: SharedOperator) -> None:
+        super().__init__(plan, context, shared)
+        if self._recall is not None:
+            self.call = _listing(self.call)
 
     def replaced(self, replacement: Any) -> Any:
         return one_or_many(replacement)
@@ -98,6 +105,16 @@ def born(stage: Stage, batch: Batch, children: list[Any], counts: list[int]) -> 
         elif more < 0:
             stage.context.ledger.settle(part.ticket, -more)
     return batch.expand(stage.plan.name, children, counts)
+
+
+def _listing(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A call that ends with its last child: what is to be stored must be there."""
+
+    def listed(record: Any) -> Any:
+        result = call(record)
+        return list(result) if is_many(result) else result
+
+    return listed
 
 
 def is_many(result: Any) -> bool:

@@ -151,7 +151,7 @@ def fused_runs(stages: Sequence[Stage]) -> list[FusedRun]:
     for stage in stages:
         if stage.plan.name in taken:
             continue
-        head = stage if isinstance(stage, FlatMapStage) and stage.plan.timeout_s is None else None
+        head = stage if isinstance(stage, FlatMapStage) and _is_fusable(stage) else None
         calls, reduction = _run_from(stage, head)
         if head is None:
             taken.update(part.plan.name for part in calls)
@@ -163,15 +163,21 @@ def fused_runs(stages: Sequence[Stage]) -> list[FusedRun]:
 def _run_from(stage: Stage, head: FlatMapStage | None) -> tuple[list[CallStage], ReduceStage | None]:
     calls: list[CallStage] = []
     following = stage if head is None else _only_target(head)
-    while isinstance(following, MapStage | FilterStage) and following.plan.timeout_s is None:
+    while isinstance(following, MapStage | FilterStage) and _is_fusable(following):
         calls.append(following)
         following = _only_target(following)
     if isinstance(following, KeyStage):
         reduction = _only_target(following)
         whole = head is not None and not calls and following.plan.operator is None
-        if isinstance(reduction, ReduceStage) and (whole or not counts(reduction)):
+        kept = reduction is not None and reduction.context.durability is not None  # it must see whole batches
+        if isinstance(reduction, ReduceStage) and not kept and (whole or not counts(reduction)):
             return [*calls, following], reduction
     return calls, None
+
+
+def _is_fusable(stage: CallStage) -> bool:
+    """A deadline and a journal need to know of each call."""
+    return stage.plan.timeout_s is None and not (stage.plan.durable and stage.context.durability is not None)
 
 
 def _only_target(stage: Stage) -> Stage | None:

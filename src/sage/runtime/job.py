@@ -6,6 +6,7 @@ import queue
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from sage.runtime.control import Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
 from sage.runtime.dispatcher import Dispatcher, Instruction
-from sage.runtime.ledger import Book
+from sage.runtime.ledger import Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
 from sage.runtime.stats import latency_of
 from sage.runtime.terminals import CollectStage, SinkStage
+from sage.runtime.worker import Ended, Event
 
 if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
+    from sage.runtime.durability.directory import JobDirectory
     from sage.runtime.engine import Engine
 
 MAX_OPEN_RECORDS = 10_000
@@ -48,13 +51,14 @@ class Job:
         self._options = options
         self._control = Control()
         self._dead_letters = DeadLetters(
-            options.dead_letters or Path(f"{graph.pipeline}.dead.jsonl"),
+            options.dead_letters or _letters_path(options, graph.pipeline),
             graph.pipeline,
             self.run_id,
             options.max_dead_letters,
             options.clock,
         )
-        self._book = Book(self._control, MAX_OPEN_RECORDS)
+        self._directory: JobDirectory | None = None
+        self._book: Book
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._crew: Crew
         self._done = threading.Event()
@@ -66,9 +70,11 @@ class Job:
         """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work."""
         try:
             check_ends(self._graph)
-            self._dead_letters.set_aside()
+            self._book = self._open_book()
             self._crew = self._hire()
         except BaseException:
+            if self._directory is not None:
+                self._directory.close()
             if self._engine is not None:
                 self._engine.close()
             raise
@@ -109,12 +115,25 @@ class Job:
     def _elapsed_s(self) -> float:
         return self._options.clock.monotonic() - self._started_s
 
+    def _open_book(self) -> Book:
+        """The ledger, and what is on disk of it."""
+        folder = self._options.job_dir
+        if folder is None:
+            self._dead_letters.set_aside()
+            return Book(self._control, MAX_OPEN_RECORDS)
+        from sage.runtime.durability.directory import JobDirectory  # SQLite, which other runs do not need
+
+        self._directory = JobDirectory(folder, self._graph, self._messages.put, discarded=self._options.discard_steps)
+        self._dead_letters.go_on()
+        return DurableBook(self._control, MAX_OPEN_RECORDS, self._directory.progress)
+
     def _hire(self) -> Crew:
         """The hosts of the run. Raises `PipelineError` if the pipeline cannot be sent to them."""
         options, book, letters = self._options, self._book, self._dead_letters
         context = RuntimeContext(
-            self._graph.pipeline, self.run_id, self._control, book, letters, options.clock, options.append
-        )
+            self._graph.pipeline, self.run_id, self._control, book, letters, options.clock, options.append,
+            self._directory,
+        )  # fmt: skip
         if self._engine is None:
             return Crew(self._graph, Wiring(self._graph, context), book, letters, self._messages)
         from sage.runtime.fleet import Fleet  # what starts processes takes 30 ms to import
@@ -125,6 +144,8 @@ class Job:
         """Carry out the dispatcher's instructions until no worker is left."""
         dispatcher = Dispatcher(self._crew.members, self._crew.openers)
         self._crew.start()
+        if self._directory is not None and isinstance(self._book, DurableBook):
+            self._directory.start(self._book.cut, self._dead_letters.sync)
         until: float | None = None
         concluded = False
         while not concluded:
@@ -132,7 +153,7 @@ class Job:
                 message = self._messages.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break  # somebody does not notice the abort: leave it behind
-            events = () if message is None else self._crew.events_of(message)
+            events = self._events_of(message)
             decided = (
                 dispatcher.abort() if message is None else list(chain.from_iterable(map(dispatcher.handle, events)))
             )
@@ -147,6 +168,11 @@ class Job:
                     concluded = True
         self._conclude(dispatcher.failure)
 
+    def _events_of(self, message: Any) -> Sequence[Event]:
+        if isinstance(message, SageError):  # of the journal
+            return [Ended("journal", message)]
+        return () if message is None else self._crew.events_of(message)
+
     def _conclude(self, failure: BaseException | None) -> None:
         stuck, lost = self._crew.close(0.0 if self._control.aborted.is_set() else END_GRACE_S)
         error = _as_error(failure or lost)
@@ -157,12 +183,16 @@ class Job:
         put_aside: list[str] = []
         try:
             self._dead_letters.close()
+            if self._directory is not None:
+                self._directory.pause(whole=not stuck)
             if error is None and not cancelled:
                 self._commit()
         except Exception as refused:  # noqa: BLE001 -- the run's outermost edge: whatever a sink raises becomes its outcome
-            error = _as_error(refused)
+            error = error or _as_error(refused)
         if error is not None or cancelled:
             put_aside = self._abort_sinks()
+        if self._directory is not None:
+            self._directory.close()
         elapsed_s = self._elapsed_s()
         snapshot = self.snapshot()
         self._result = RunResult(
@@ -177,6 +207,7 @@ class Job:
             dead_letters=self._dead_letters.path if account.dead_lettered else None,
             error=error,
             put_aside=tuple(put_aside),
+            earlier=0 if self._directory is None else self._directory.earlier,
             _collected={s.plan.name: s.records for s in self._crew.stages_of(CollectStage)},
         )
         self._done.set()
@@ -193,6 +224,12 @@ class Job:
         )  # fmt: skip
 
     def _commit(self) -> None:
+        if self._directory is None:
+            self._commit_sinks()
+        else:
+            self._directory.commit(self._commit_sinks)
+
+    def _commit_sinks(self) -> None:
         for stage in self._crew.stages_of(SinkStage):
             stage.commit()
 
@@ -206,6 +243,10 @@ class Job:
             if where is not None:
                 put_aside.append(where)
         return put_aside
+
+
+def _letters_path(options: RunOptions, pipeline: str) -> Path:
+    return Path(f"{pipeline}.dead.jsonl") if options.job_dir is None else options.job_dir / "dead.jsonl"
 
 
 def check_ends(graph: ExecutionGraph) -> None:

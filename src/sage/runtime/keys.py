@@ -6,6 +6,7 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +16,10 @@ from sage.flow.step import Kind, Reduction
 from sage.record import Batch, Given, Lineage, Origin
 from sage.runtime.calls import CallStage, without
 from sage.runtime.context import RuntimeContext
+from sage.runtime.durable import Taken
+from sage.runtime.routing import stable_hash
 from sage.runtime.stage import SharedOperator, Stage
+from sage.runtime.stock import Stock
 
 MAX_KEY_CHARS = 400
 IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset)
@@ -58,22 +62,59 @@ _ABSENT: Any = object()
 class ReduceStage(Stage):
     """One ``(key, value)`` per key, emitted when the input has ended."""
 
-    def __init__(self, plan: StepPlan, context: RuntimeContext) -> None:
+    def __init__(self, plan: StepPlan, context: RuntimeContext, instance: int = 0) -> None:
         super().__init__(plan, context)
+        self._instance = instance
+        self._stock: Stock | None = None
+        self._changed: set[Any] = set()
+        """Keys, since the last checkpoint of a run with a job directory."""
         reduction: Reduction = plan.operator
         self._add = reduction.add
         self._initial = reduction.initial
         self.values: Counter[Any] | dict[Any, Any] = Counter() if reduction.add is None else {}
 
+    def open(self) -> None:
+        durability = self.context.durability
+        if durability is not None:
+            self._stock = Stock(durability, self)
+            for key, value in durability.state(self.plan.name):
+                if stable_hash(key) % self.plan.parallelism == self._instance:
+                    self.values[key] = value
+
     def push(self, batch: Batch) -> None:
+        self.stats.received += len(batch)
+        if self._stock is None:
+            self._settle(self._merge(batch))
+            return
+        with self._stock.lock:
+            new, known = self._stock.split(batch)
+            if known is not None:
+                self._settle(known)
+            if new.records:
+                merged = self._merge(new)
+                self._changed.update(merged.keys or ())
+                self._stock.add(merged.lineage)
+                self._settle(merged)
+
+    def take_stock(self) -> Taken | None:
+        assert self._stock is not None
+        with self._stock.lock:
+            lineage = self._stock.take()
+            changed, self._changed = self._changed, set()
+            state = [(key, deepcopy(self.values[key])) for key in changed]
+        return Taken(None, state, (), lineage) if lineage else None
+
+    def _merge(self, batch: Batch) -> Batch:
+        """Take `batch` up; the part of it that could be."""
         count = len(batch)
-        self.stats.received += count
         started = perf_counter()
         failed = self._take_up(batch)
         took = perf_counter() - started
         self.stats.busy_s += took
         self.stats.calls.record(took / count, count)
-        merged = batch.select(without(failed, count)) if failed else batch
+        return batch.select(without(failed, count)) if failed else batch
+
+    def _settle(self, merged: Batch) -> None:
         self.stats.merged += len(merged)
         self.context.ledger.settle_all(merged.lineage)
 
@@ -127,7 +168,8 @@ class ReduceStage(Stage):
 
     def flush(self) -> None:
         items = list(self.values.items())
-        self.values.clear()
+        if self._stock is None:  # a checkpoint may still want them
+            self.values.clear()
         if not items:
             return
         self.stats.created += len(items)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 from sage.errors import InternalError
 from sage.record import Lineage, Ticket
 from sage.runtime.control import Control
+from sage.runtime.durable import Cut, Progress
 
 
 class Ledger(ABC):
@@ -31,6 +33,9 @@ class Ledger(ABC):
     @abstractmethod
     def settle(self, ticket: Ticket, records: int) -> None:
         """`records` of the ticket have come to an end."""
+
+    def exhausted(self, partition: str) -> None:  # noqa: B027 -- only who outlives the run wants to know
+        """There is nothing more in a partition of a source."""
 
     def settle_all(self, lineage: Sequence[Lineage]) -> None:
         """All these records have come to an end."""
@@ -120,17 +125,82 @@ class Book(Ledger):
         self._open += records
         if ticket.open == 0:
             del self._by_number[ticket.number]
-            self._advance(ticket.partition)
+            self._finished(ticket)
 
     def _tell_room(self) -> None:
         if self._open <= self._max_open:
             self._room.notify_all()
 
-    def _advance(self, partition: str) -> None:
-        tickets = self._tickets.get(partition)
+    def _finished(self, ticket: Ticket) -> None:
+        tickets = self._tickets.get(ticket.partition)
         while tickets and tickets[0].open == 0:
-            self._positions[partition] = tickets.popleft().last
+            self._positions[ticket.partition] = tickets.popleft().last
 
     def _wake(self) -> None:
         with self._room:
             self._room.notify_all()
+
+
+class DurableBook(Book):
+    """Remembers what has changed since the last `cut`, and begins where earlier runs ended."""
+
+    def __init__(self, control: Control, max_open: int, progress: Callable[[str], Progress]) -> None:
+        super().__init__(control, max_open)
+        self._before = progress
+        self._progress: dict[str, Progress] = {}
+        self._records: dict[int, int] = {}
+        self._moved: dict[str, int] = {}
+        """By partition: records finished since the last cut."""
+        self._ended: set[int] = set()
+
+    def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
+        ticket = super().open(partition, first, last, records, now_s)
+        self._records[ticket.number] = records  # nobody else knows of the ticket yet
+        return ticket
+
+    def exhausted(self, partition: str) -> None:
+        """There is nothing more in it."""
+        with self._lock:
+            self._progress[partition] = replace(self._of(partition), complete=True)
+            self._moved.setdefault(partition, 0)
+
+    def cut(self) -> Cut:
+        """What was finished up to this moment, and not told before."""
+        with self._lock:
+            moved, self._moved = self._moved, {}
+            ended, self._ended = self._ended, set()
+            for partition, records in moved.items():
+                self._progress[partition] = self._moved_on(partition, self._of(partition), records)
+            told = {partition: self._told(partition) for partition in moved}
+        return Cut(ended, told)
+
+    def _finished(self, ticket: Ticket) -> None:
+        super()._finished(ticket)
+        self._ended.add(ticket.number)
+        if ticket.number in self._records:  # not of a reduction
+            records = self._records.pop(ticket.number)
+            self._moved[ticket.partition] = self._moved.get(ticket.partition, 0) + records
+
+    def _of(self, partition: str) -> Progress:
+        return self._progress.get(partition) or self._before(partition)
+
+    def _moved_on(self, partition: str, before: Progress, records: int) -> Progress:
+        """Stretches that are finished behind one that is not become one where they touch."""
+        tickets = self._tickets.get(partition, deque())
+        merged: deque[Ticket] = deque()
+        for ticket in tickets:
+            if merged and ticket.open == 0 and merged[-1].open == 0:
+                merged[-1].last = ticket.last
+            else:
+                merged.append(ticket)
+        self._tickets[partition] = merged
+        position = self._positions.get(partition, before.position)
+        beyond = [(ticket.first, ticket.last) for ticket in merged if ticket.open == 0]
+        return replace(before, position=position, records=before.records + records, beyond=tuple(beyond))
+
+    def _told(self, partition: str) -> Progress:
+        """With the stretches that earlier runs finished, as long as the position is before them."""
+        progress = self._progress[partition]
+        old = [one for one in self._before(partition).beyond if progress.position is None or one[1] > progress.position]
+        complete = progress.complete and not self._tickets.get(partition)
+        return replace(progress, beyond=(*old, *progress.beyond), complete=complete)

@@ -45,6 +45,10 @@ class RunOptions:
     """Who places the steps on the nodes; default: ``adaptive``."""
     insecure_cluster: bool = False
     """Join a cluster that asks for no token."""
+    job_dir: Path | None = None
+    """Where the run keeps what another one needs to go on, if it does not come to its end."""
+    discard_steps: frozenset[str] = frozenset()
+    """Steps of earlier runs of the job that are gone, and whose state may be forgotten."""
     clock: Clock = field(default=SYSTEM_CLOCK)
 
 
@@ -96,6 +100,8 @@ class RunResult:
     put_aside: tuple[str, ...]
     """Where unfinished outputs were put aside."""
     _collected: dict[str, list[Any]]
+    earlier: int = 0
+    """Source records that earlier runs of the job had finished; `account` is of this run."""
 
     def collected(self, name: str = "collect") -> list[Any]:
         """The records that arrived at ``stream.collect(name)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from sage.flow.source import Chunk, Source
 from sage.record import Batch, Given, Lineage, Ticket
 from sage.runtime.context import RuntimeContext
 from sage.runtime.deadletters import reason_of
+from sage.runtime.durable import Progress
 from sage.runtime.stage import Stage
 
 FIRST_CHUNK = 16
@@ -40,25 +42,39 @@ class SourceStage(Stage):
 
     def _read(self, source: Source, partition: str) -> None:
         control = self.context.control
-        if control.stopping.is_set():
+        name = self._name_of(source, partition)
+        before = self._before(source, partition)
+        if control.stopping.is_set() or before.complete:
             return
         with source_errors(self.plan.name):
-            reader = source.open(partition)
+            reader = source.open(partition) if before.position is None else source.open(partition, before.position + 1)
         try:
             while not control.stopping.is_set():
                 started = perf_counter()
                 with source_errors(self.plan.name):
                     chunk = reader.read(self._size)
                 if chunk is None:
+                    self.context.ledger.exhausted(name)
                     return
+                if before.beyond:
+                    chunk = _unfinished(chunk, before)
                 took = perf_counter() - started
                 self.stats.busy_s += took
-                self._enter(partition, chunk)
+                self._enter(name, chunk)
                 self.context.ledger.publish()
                 control.check()
                 self._adapt(perf_counter() - started)
         finally:
             reader.close()
+
+    def _name_of(self, source: Source, partition: str) -> str:
+        durability = self.context.durability
+        return partition if durability is None else durability.partition(partition, replayable=source.replayable)
+
+    def _before(self, source: Source, partition: str) -> Progress:
+        """What earlier runs of the job have finished."""
+        durability = self.context.durability
+        return durability.progress(partition) if durability is not None and source.replayable else Progress()
 
     def _enter(self, partition: str, chunk: Chunk) -> None:
         records = len(chunk.records)
@@ -89,6 +105,17 @@ class SourceStage(Stage):
             self._size = min(self._largest, self._size * 2)
         elif took_s > SLOW_S:
             self._size = max(1, self._size // 2)
+
+
+def _unfinished(chunk: Chunk, before: Progress) -> Chunk:
+    """The part of `chunk` that no earlier run of the job has finished."""
+    mask = [not before.covers(position) for position in chunk.positions]
+    return Chunk(
+        list(compress(chunk.records, mask)),
+        list(compress(chunk.positions, mask)),
+        [fault for fault in chunk.faults if not before.covers(fault.position)],
+        None if chunk.rids is None else list(compress(chunk.rids, mask)),
+    )
 
 
 def _holds_none(records: list[Any]) -> bool:

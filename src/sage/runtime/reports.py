@@ -177,6 +177,9 @@ class WorkerLedger(Ledger):
         self._entered += records
         return self._at_home().create(step, records, now_s)
 
+    def exhausted(self, partition: str) -> None:
+        self._at_home().exhausted(partition)
+
     def grow(self, ticket: Ticket, records: int) -> None:
         self._changes[ticket.number] = self._changes.get(ticket.number, 0) + records
 

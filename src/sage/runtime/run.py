@@ -32,6 +32,7 @@ def run(
     max_dead_letters: int | None = None,
     append: bool = False,
     processes: int = 1,
+    job_dir: str | Path | None = None,
     address: str | None = None,
     hosts: int | None = None,
     scheduler: str | None = None,
@@ -51,6 +52,9 @@ def run(
     steps with `concurrency` that state a `parallelism` leave this process too: so many instances, each with so many
     calls in flight. A cluster that asks for no token is refused without `insecure_cluster`.
 
+    With a `job_dir`, everything that is needed to go on is kept there: the same call continues a run that was killed,
+    stopped or failed, without losing a record, writing one twice, or repeating a finished call of a durable step.
+
     Raises `PipelineError` if the pipeline cannot run, and the `SageError` that ended the run if it failed. On the main
     thread, Ctrl-C (or SIGTERM) stops it cleanly: sources stop, what is in flight is finished, then KeyboardInterrupt is
     raised; the second time it ends at once. Results of a run that is stopped or fails are put aside, not in place.
@@ -58,7 +62,7 @@ def run(
     path = Path(dead_letters) if dead_letters is not None else None
     options = RunOptions(
         path, max_dead_letters, append, processes, engine=engine, address=address, hosts=hosts, scheduler=scheduler,
-        insecure_cluster=insecure_cluster,
+        insecure_cluster=insecure_cluster, job_dir=Path(job_dir) if job_dir is not None else None,
     )  # fmt: skip
     check_engine(engine)
     runner = RUNNER.get()
@@ -91,6 +95,8 @@ def job_of(pipeline: Pipeline, options: RunOptions) -> Job:
         )
     check_engine(options.engine)
     if options.engine == "ray":
+        if options.job_dir is not None:
+            raise UsageError("E114", "a job directory is of no use to the engine 'ray' yet", try_="engine='local'")
         return _job_on_ray(pipeline, options)
     if options.processes == 1:
         return Job(compile_pipeline(pipeline), options)

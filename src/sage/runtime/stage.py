@@ -117,6 +117,10 @@ class SharedOperator:
         self._opened = False
         self._lock = threading.Lock()
 
+    @property
+    def instance(self) -> int:
+        return self._context.instance
+
     def open(self) -> Any:
         """Call the operator's ``open(context)``, if it has one and was not opened yet; returns what that returned."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -13,8 +14,10 @@ from sage.flow.sink import SinkContext, Writer
 from sage.record import Batch
 from sage.runtime.context import RuntimeContext
 from sage.runtime.deadletters import reason_of
+from sage.runtime.durable import Taken
 from sage.runtime.failures import GaveUp, Interrupted
 from sage.runtime.stage import Stage
+from sage.runtime.stock import Stock
 
 
 class TerminalStage(Stage):
@@ -32,7 +35,7 @@ class TerminalStage(Stage):
         raise NotImplementedError
 
     def settle(self, batch: Batch) -> None:
-        """All of `batch` is written."""
+        """All of `batch` is written, now or by an earlier run of the job."""
         self.stats.written += len(batch)
         now = self.context.clock.monotonic()
         for part in batch.lineage:
@@ -46,10 +49,34 @@ class CollectStage(TerminalStage):
     def __init__(self, plan: StepPlan, context: RuntimeContext) -> None:
         super().__init__(plan, context)
         self.records: list[Any] = []
+        self._stock: Stock | None = None
+        self._kept = 0
+
+    def open(self) -> None:
+        durability = self.context.durability
+        if durability is not None:
+            self._stock = Stock(durability, self)
+            self.records += durability.collected(self.plan.name)
+            self._kept = len(self.records)
 
     def accept(self, batch: Batch) -> None:
-        self.records += batch.records
-        self.settle(batch)
+        if self._stock is None:
+            self.records += batch.records
+            self.settle(batch)
+            return
+        with self._stock.lock:
+            new, known = self._stock.split(batch)
+            if known is not None:
+                self.settle(known)
+            self.records += new.records
+            self._stock.add(new.lineage)
+            self.settle(new)
+
+    def take_stock(self) -> Taken | None:
+        assert self._stock is not None
+        with self._stock.lock:
+            records, self._kept = self.records[self._kept :], len(self.records)
+            return Taken(None, (), records, self._stock.take()) if records else None
 
 
 class SinkStage(TerminalStage):
@@ -58,12 +85,17 @@ class SinkStage(TerminalStage):
     def __init__(self, plan: StepPlan, context: RuntimeContext) -> None:
         super().__init__(plan, context)
         self._writer: Writer | None = None
+        self._stock: Stock | None = None
 
     def open(self) -> None:
+        context = SinkContext(self.context.pipeline, self.plan.name, self.context.append)
+        durability = self.context.durability
+        if durability is not None and self.plan.operator.safe == "at_sync":
+            place = durability.output(self.plan.name)
+            context = replace(context, job=durability.job, place=place, committing=durability.committing)
+            self._stock = Stock(durability, self)
         with _sink_errors(self.plan.name, Exception):
-            self._writer = self.plan.operator.open(
-                SinkContext(self.context.pipeline, self.plan.name, self.context.append)
-            )
+            self._writer = self.plan.operator.open(context)
 
     def commit(self) -> None:
         """The run went well: make the output visible."""
@@ -78,7 +110,30 @@ class SinkStage(TerminalStage):
         return None if writer is None else writer.abort()
 
     def accept(self, batch: Batch) -> None:
-        self._write(batch, 1)
+        if self._stock is None:
+            self._write(batch, 1)
+            return
+        with self._stock.lock:
+            new, known = self._stock.split(batch)
+            if known is not None:
+                self.settle(known)
+            if new.records:
+                self._write(new, 1)
+
+    def take_stock(self) -> Taken | None:
+        """What was written since the last time, after it was made safe."""
+        assert self._stock is not None
+        with self._stock.lock:
+            lineage = self._stock.take()
+            if not lineage or self._writer is None:
+                return None
+            with _sink_errors(self.plan.name, Exception):
+                return Taken(self._writer.sync(), (), (), lineage)
+
+    def _written(self, batch: Batch) -> None:
+        if self._stock is not None:
+            self._stock.add(batch.lineage)
+        self.settle(batch)
 
     def _write(self, batch: Batch, attempts: int) -> None:
         """Write `batch`; halve a batch that fails until the records at fault are alone."""
@@ -104,14 +159,14 @@ class SinkStage(TerminalStage):
         with _sink_errors(self.plan.name, OSError):  # any other exception may be one record's fault
             rejected = self._writer.write(batch.records, batch.rids)
         if not rejected:
-            self.settle(batch)
+            self._written(batch)
             return
         mask = [True] * len(batch)
         for refusal in rejected:
             mask[refusal.index] = False
             self.failures.bury(batch, refusal.index, refusal.error)
         if any(mask):
-            self.settle(batch.select(mask))
+            self._written(batch.select(mask))
 
 
 @contextmanager

@@ -1,0 +1,335 @@
+"""The job directory: opened by the process that drives a run, and by its other hosts for the step journal alone.
+
+::
+
+    D/journal.db      the rows (and journal.db-wal while it is open)
+    D/job             the id of the job, so that a directory without its journal is not taken for a new one
+    D/lock            held by the run that is under way; its process id
+    D/calls-*         calls in flight, one file for each process
+    D/blobs/          results that are too large for a row
+    D/dead.jsonl      dead letters, unless they go elsewhere
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage import codec
+from sage.errors import SageError, StorageError, UsageError
+from sage.flow.graph import ExecutionGraph, StepPlan
+from sage.flow.step import Kind
+from sage.runtime.durability.blobs import Blobs
+from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress_of
+from sage.runtime.durability.lock import JobLock
+from sage.runtime.durability.manifest import Manifest, check_inputs, check_same, manifest_of, of_bytes, to_bytes
+from sage.runtime.durability.memo import StepJournal
+from sage.runtime.durability.recording import Recorder
+from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
+from sage.runtime.durability.slots import Slots, left_in_flight
+from sage.runtime.durable import Cut, Durability, Keeper, Progress, Results
+
+JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
+MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
+RUNNING, COMMITTING, FINISHED = b"running", b"committing", b"finished"
+
+
+class StepJournals(Durability):
+    """The step journal, as a host that is not the driver's has it: everything else is at home.
+
+    `failed` gets the first error of the journal, from another thread.
+    """
+
+    def __init__(
+        self, folder: Path, epoch: int, failed: Callable[[SageError], None], *, verified: bool = False
+    ) -> None:
+        self.folder = folder
+        self.epoch = epoch
+        self._rows = Rows(folder / JOURNAL, epoch=epoch)
+        try:
+            self.found = {} if verified else self._rows.verify()
+            self.manifest = of_bytes(self._meta(MANIFEST))
+            self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if epoch > 1 else set()
+            self._deaths = {key: int(value.split(b"\n")[0]) for key, value in self._rows.each(RowKind.DEATHS)}
+            self._slots = Slots(folder / f"{CALLS}{epoch}-{os.getpid()}")
+        except BaseException:
+            self._rows.close()
+            raise
+        self._blobs = Blobs(folder / BLOBS)
+        self._recorder = Recorder(self._rows, self._blobs, failed)
+        self._journals: list[tuple[str, StepJournal]] = []
+
+    @property
+    def job(self) -> str:
+        return self.manifest.job
+
+    @property
+    def committing(self) -> bool:
+        return False
+
+    def results(self, plan: StepPlan) -> Results | None:
+        if not plan.durable or plan.kind not in (Kind.MAP, Kind.FLAT_MAP, Kind.FILTER):
+            return None
+        journal = StepJournal(
+            plan, self._version(plan), rows=self._rows, blobs=self._blobs, recorder=self._recorder, slots=self._slots,
+            known=self._known, deaths=self._deaths, job=self.job,
+        )  # fmt: skip
+        self._journals.append((plan.name, journal))
+        return journal
+
+    def progress(self, partition: str) -> Progress:
+        return Progress()
+
+    def partition(self, partition: str, *, replayable: bool) -> str:
+        return partition
+
+    def applied(self, step: str) -> set[str]:
+        return set()
+
+    def output(self, step: str) -> Any:
+        return None
+
+    def state(self, step: str) -> Sequence[tuple[Any, Any]]:
+        return ()
+
+    def collected(self, step: str) -> list[Any]:
+        return []
+
+    def enlist(self, keeper: Keeper) -> None:
+        """Sinks and reductions are at home."""
+
+    def close(self) -> None:
+        """Store what is left, and let go of everything."""
+        try:
+            if bill := self._bill():
+                self._recorder.record(bill)
+            self._recorder.close()
+        finally:
+            self._slots.close()
+            self._rows.close()
+
+    def _bill(self) -> list[Change]:
+        counts: dict[str, dict[str, int]] = {}
+        for step, journal in self._journals:
+            for what, number in journal.counts().items():
+                entry = counts.setdefault(step, {})
+                entry[what] = entry.get(what, 0) + number
+        key = f"{self.epoch}-{os.getpid()}".encode()
+        return [Change(RowKind.BILL, key, codec.encode(counts))] if counts else []
+
+    def _version(self, plan: StepPlan) -> str:
+        return self.manifest.steps[plan.name].version
+
+    def _meta(self, key: bytes) -> bytes:
+        value = self._rows.get(RowKind.META, key)
+        if value is None:
+            raise StorageError("E604", "a journal is damaged", at=str(self.folder), got=f"no {key.decode()}")
+        return value
+
+
+class JobDirectory(StepJournals):
+    """All of it, in the process that drives the run. Locked until `close`."""
+
+    def __init__(
+        self, folder: Path, graph: ExecutionGraph, failed: Callable[[SageError], None], *,
+        discarded: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """Make the directory for a new job, or get ready to go on.
+
+        Raises `StorageError` (E603 while another run is under way, E604 to E607, E611), `UsageError` E115 if the job
+        has finished, `PipelineError` E226 if the pipeline cannot be made to outlive its process.
+        """
+        now = manifest_of(graph)
+        _make(folder)
+        self._lock = JobLock(folder / LOCK)
+        try:
+            if not (folder / JOURNAL).exists():
+                self._begin(folder, to_bytes(now))
+            epoch = _recover(folder)
+            super().__init__(folder, epoch, failed, verified=True)
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
+            self._continue(graph, now, discarded, failed)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def earlier(self) -> int:
+        """Records that earlier runs have finished."""
+        return sum(progress.records for progress in self._progress.values())
+
+    @property
+    def committing(self) -> bool:
+        return self._meta(STAGE) == COMMITTING
+
+    def progress(self, partition: str) -> Progress:
+        return self._progress.get(partition, Progress())
+
+    def partition(self, partition: str, *, replayable: bool) -> str:
+        return partition if replayable or self.epoch == 1 else f"{partition}~{self.epoch}"
+
+    def applied(self, step: str) -> set[str]:
+        return self._applied.get(step, set())
+
+    def output(self, step: str) -> Any:
+        stored = self._rows.get(RowKind.OUTPUT, step.encode("utf-8", "surrogatepass"))
+        return None if stored is None else codec.decode(stored)
+
+    def state(self, step: str) -> Sequence[tuple[Any, Any]]:
+        prefix = step.encode("utf-8", "surrogatepass") + b"\0"
+        stored = [codec.decode(value) for key, value in self._rows.each(RowKind.STATE) if key.startswith(prefix)]
+        return [(key, value) for key, value in stored]
+
+    def collected(self, step: str) -> list[Any]:
+        prefix = step.encode("utf-8", "surrogatepass") + b"\0"
+        some = (value for key, value in self._rows.each(RowKind.COLLECTED) if key.startswith(prefix))
+        return [record for value in some for record in codec.decode(value)]
+
+    def enlist(self, keeper: Keeper) -> None:
+        self._checkpoints.enlist(keeper)
+
+    def start(self, cut: Callable[[], Cut], sync: Callable[[], None]) -> None:
+        """Begin to take checkpoints; `sync` makes dead letters safe."""
+        self._sync = sync
+        self._checkpoints.start(cut)
+
+    def pause(self, *, whole: bool) -> None:
+        """The run is over, well or not: keep all that it did, if it is `whole`: nobody is still at it. Raises
+        `StorageError` if that cannot be."""
+        self._checkpoints.close(last=whole)
+
+    def commit(self, sinks: Callable[[], None]) -> None:
+        """All records have their end: put the outputs in place. A run that is killed here is finished by the next."""
+        self._recorder.wait(self._recorder.record([Change(RowKind.META, STAGE, COMMITTING)]))
+        sinks()
+        self._recorder.wait(self._recorder.record([Change(RowKind.META, STAGE, FINISHED)]))
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._lock.close()
+
+    def _sync_letters(self) -> None:
+        self._sync()
+
+    def _begin(self, folder: Path, manifest: bytes) -> None:
+        if (folder / JOB).exists():
+            raise StorageError(
+                "E604", "the journal of the job is missing", at=str(folder / JOURNAL),
+                try_="put it back, or use another job directory",
+            )  # fmt: skip
+        foreign = [path.name for path in folder.iterdir() if path.name not in (LOCK, BLOBS, f"{JOURNAL}.new")]
+        if foreign:
+            raise StorageError(
+                "E611", "the folder is not empty and is no job directory", at=str(folder),
+                got=", ".join(sorted(foreign)[:5]), try_="a folder that is empty, or not there",
+            )  # fmt: skip
+        Rows.create(
+            folder / JOURNAL,
+            [
+                Change(RowKind.META, MANIFEST, manifest),
+                Change(RowKind.META, EPOCH, b"0"),
+                Change(RowKind.META, STAGE, RUNNING),
+            ],
+        )
+
+    def _continue(
+        self, graph: ExecutionGraph, now: Manifest, discarded: Collection[str], failed: Callable[[SageError], None]
+    ) -> None:
+        if self._meta(STAGE) == FINISHED:
+            raise UsageError(
+                "E115", "the job in this directory has finished", at=str(self.folder), try_="another --job-dir"
+            )
+        check_same(self.manifest, now, str(self.folder), discarded)
+        self._progress = {
+            key.decode("utf-8", "surrogatepass"): progress_of(value) for key, value in self._rows.each(RowKind.POSITION)
+        }
+        sources = {plan.name: plan.operator for plan in graph.steps.values() if plan.kind is Kind.READ}
+        self._check_inputs(sources)
+        self._versions: dict[str, str] = {name: mark.version for name, mark in now.steps.items()}
+        self._checkpoints = Checkpoints(self._recorder, self._sync_letters, failed, first=self.epoch << 40)
+        self._applied: dict[str, set[str]] = {}
+        for step, partition, last, key, rids in applied_of(self._rows.each(RowKind.APPLIED)):
+            self._checkpoints.know(partition, last, key)
+            self._applied.setdefault(step, set()).update(rids)
+        if now.steps != self.manifest.steps:
+            merged = {**{n: mark for n, mark in self.manifest.steps.items() if n not in discarded}, **now.steps}
+            changed = Manifest(self.job, now.pipeline, merged, now.sage, now.python)
+            gone = self._rows_of([name for name in discarded if name not in now.steps])
+            self._recorder.wait(self._recorder.record([Change(RowKind.META, MANIFEST, to_bytes(changed)), *gone]))
+
+    def _rows_of(self, steps: Collection[str]) -> list[Change]:
+        """What removes everything that is stored of these steps, but for results, which nobody will ask for."""
+        names = {step.encode("utf-8", "surrogatepass") for step in steps}
+        kinds = (RowKind.OUTPUT, RowKind.STATE, RowKind.COLLECTED)
+        found = [(kind, key) for kind in kinds for key, _ in self._rows.each(kind) if key.split(b"\0")[0] in names]
+        return [Change(kind, key, None) for kind, key in found]
+
+    def _check_inputs(self, sources: dict[str, Any]) -> None:
+        if self._progress:
+            named = {name: set(source.partitions()) for name, source in sources.items() if source.replayable}
+            unsteady = {p for source in sources.values() if not source.replayable for p in source.partitions()}
+            begun = {p: at for p, at in self._progress.items() if p.split("~")[0] not in unsteady}
+            check_inputs(begun, named, str(self.folder))
+
+    def _version(self, plan: StepPlan) -> str:
+        return self._versions[plan.name]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.resolve().parent)
+    except OSError as error:
+        raise StorageError(
+            "E611", "the job directory cannot be used", at=str(folder), got=error.strerror, try_="another folder"
+        ) from error
+
+
+def _recover(folder: Path) -> int:
+    """Check everything, count the calls that died with earlier processes, and begin a new epoch."""
+    rows = Rows(folder / JOURNAL)
+    try:
+        rows.verify()
+        stored = rows.get(RowKind.META, EPOCH)
+        manifest = rows.get(RowKind.META, MANIFEST)
+        if stored is None or manifest is None:
+            raise StorageError("E604", "a journal is damaged", at=str(rows.path), got="no epoch, or no manifest")
+        epoch = int(stored) + 1
+        left = sorted(folder.glob(f"{CALLS}*"))
+        changes = [Change(RowKind.META, EPOCH, str(epoch).encode()), *_deaths(rows, left, epoch)]
+        rows.apply(changes)
+    finally:
+        rows.close()
+    for path in left:
+        path.unlink()
+    (folder / JOB).write_text(of_bytes(manifest).job + "\n")
+    return epoch
+
+
+def _deaths(rows: Rows, left: Sequence[Path], epoch: int) -> list[Change]:
+    """Each call that was in flight, and has no result, has died once more; the file of a process that this was done for
+    is known by its name."""
+    changes: list[Change] = []
+    lost: dict[str, int] = {}
+    for path in left:
+        if path.name.removeprefix(CALLS).split("-")[0] != str(epoch - 1):
+            continue  # of an earlier run: counted already, though the file could not be removed then
+        for call in left_in_flight(path):
+            if rows.get(RowKind.RESULT, call.key) is None:
+                before = rows.get(RowKind.DEATHS, call.key)
+                times = 1 + (0 if before is None else int(before.split(b"\n")[0]))
+                told = json.dumps([call.step, call.rid]).encode()
+                changes.append(Change(RowKind.DEATHS, call.key, b"%d\n%s" % (times, told)))
+                lost[call.step] = lost.get(call.step, 0) + 1
+    if lost:
+        counts = {step: {"lost": number} for step, number in lost.items()}
+        changes.append(Change(RowKind.BILL, b"%d-lost" % (epoch - 1), codec.encode(counts)))
+    return changes

@@ -1,0 +1,109 @@
+"""The step journal: results of calls that cost money."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sage import codec
+from sage.errors import RecordError, SageError, StorageError
+from sage.flow.graph import StepPlan
+from sage.runtime.durability.blobs import Blobs
+from sage.runtime.durability.recording import Recorder
+from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.slots import KEY_BYTES, InFlight, Slots
+from sage.runtime.durable import Results
+
+MOST_DEATHS = 3
+"""Of the process, while the same call was in flight, the last time alone; then its record is a dead letter."""
+
+
+class StepJournal(Results):
+    """The journal of one step in one process. `known` are the keys of results that there are, and `deaths` tells of
+    calls that were in flight when a process died."""
+
+    def __init__(
+        self, plan: StepPlan, version: str, *, rows: Rows, blobs: Blobs, recorder: Recorder, slots: Slots,
+        known: set[bytes], deaths: Mapping[bytes, int], job: str,
+    ) -> None:  # fmt: skip
+        self._step = plan.name
+        self._rows = rows
+        self._blobs = blobs
+        self._recorder = recorder
+        self._slots = slots
+        self._known = known
+        self._deaths = deaths
+        self._prefix = hashlib.sha256(codec.canonical([job, plan.name, version])).digest()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def key(self, rid: str, record: Any) -> bytes:
+        name = rid.encode("utf-8", "surrogatepass")
+        try:
+            content = codec.canonical(record)
+        except SageError as error:
+            raise self._unfit("the input", error) from error
+        digest = hashlib.sha256(self._prefix + len(name).to_bytes(4, "little") + name)
+        digest.update(hashlib.sha256(content).digest())
+        return digest.digest()[:KEY_BYTES]
+
+    def find(self, key: bytes) -> tuple[Any] | None:
+        if key in self._known and (stored := self._rows.get(RowKind.RESULT, key)) is not None:
+            self._count("reused")
+            return (result_of(self._blobs.loaded(stored)),)
+        if self._deaths.get(key, 0) >= MOST_DEATHS:
+            raise RecordError(
+                "E419", f"the process died {self._deaths[key]} times while this record was worked on",
+                at=f"step {self._step!r}", try_="look at the record; the call is not made again",
+            )  # fmt: skip
+        return None
+
+    def enter(self, key: bytes, rid: str) -> int | None:
+        slot = self._slots.enter(InFlight(key, self._step, rid), alone=self._deaths.get(key, 0) >= MOST_DEATHS - 1)
+        if slot is not None:
+            self._count("made")
+        return slot
+
+    def leave(self, slot: int) -> None:
+        self._slots.leave(slot)
+
+    def keep(self, key: bytes, rid: str, result: Any, told: Callable[[], None] | None = None) -> int:
+        try:
+            value = codec.encode([self._step, rid, result])
+        except SageError as error:
+            raise self._unfit("the result", error) from error
+        self._count("kept")
+        return self._recorder.record([Change(RowKind.RESULT, key, value, once=True)], large=True, told=told)
+
+    def wait(self, number: int) -> None:
+        self._recorder.wait(number)
+
+    def check(self) -> None:
+        self._recorder.check()
+
+    def counts(self) -> dict[str, int]:
+        """Calls made, results kept and reused, since the run began."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+
+    def _unfit(self, what: str, error: SageError) -> StorageError:
+        return StorageError(
+            "E608", f"{what} of a durable step cannot be stored ({error.what})", at=f"step {self._step!r}",
+            got=error.got, expected="what sage.codec lists: plain values, numpy arrays",
+            try_="return such values, or durable=False",
+        )  # fmt: skip
+
+
+def result_of(stored: bytes) -> Any:
+    """The result in a stored value. Raises `StorageError` E604."""
+    value = codec.decode(stored)
+    if not isinstance(value, list) or len(value) != 3:
+        raise StorageError("E604", "this is not a result that SAGE stored", got=stored[:200])
+    return value[2]

@@ -1,0 +1,106 @@
+"""The thread that commits rows: whatever came while it was busy with the last commit goes into the next one."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from sage.errors import InternalError, SageError
+from sage.runtime.durability.blobs import Blobs
+from sage.runtime.durability.rows import Change, Rows
+
+MOST_AT_ONCE = 64
+"""Sets of changes in one commit."""
+
+Told = Callable[[], None]
+
+
+class Recorder:
+    """Commits sets of changes in the order in which they were given, each whole. From any thread.
+
+    After the first failure nothing more is committed: waiting raises the error, and `on_failure` got it once.
+    """
+
+    def __init__(self, rows: Rows, blobs: Blobs, on_failure: Callable[[SageError], None]) -> None:
+        self._rows = rows
+        self._blobs = blobs
+        self._on_failure = on_failure
+        self._given: deque[tuple[Sequence[Change], bool, Told | None]] = deque()
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
+        self._progress = threading.Condition(self._lock)
+        self._number = 0
+        self._committed = 0
+        self._closed = False
+        self.failure: SageError | None = None
+        self._thread = threading.Thread(target=self._run, name="sage-journal", daemon=True)
+        self._thread.start()
+
+    def record(self, changes: Sequence[Change], *, large: bool = False, told: Told | None = None) -> int:
+        """Commit `changes` soon; their number, for `wait`. `told` is called on the journal's thread when they are on
+        the disk, or after a failure. With `large`, values may become blobs."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+            if self.failure is None and not self._closed:
+                self._given.append((changes, large, told))
+                self._news.notify()
+                return number
+        if told is not None:
+            told()
+        return number
+
+    def wait(self, number: int) -> None:
+        """Wait until the changes of this number, and all before them, are on the disk. Raises why they never will
+        be."""
+        with self._lock:
+            while self._committed < number:
+                self.check()
+                if self._closed and not self._thread.is_alive():
+                    raise InternalError("E990", "the journal was closed before it had stored everything")
+                self._progress.wait()
+
+    def check(self) -> None:
+        """Raise the error that ended it, if one did."""
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """Commit what was given, and end the thread."""
+        with self._lock:
+            self._closed = True
+            self._news.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while some := self._next():
+            try:
+                self._commit([(changes, large) for changes, large, _ in some])
+            except SageError as error:
+                self._fail(error)
+            with self._lock:
+                self._committed += len(some)
+                self._progress.notify_all()
+            for _, _, told in some:
+                if told is not None:
+                    told()
+
+    def _next(self) -> list[tuple[Sequence[Change], bool, Told | None]]:
+        with self._lock:
+            while not self._given and not self._closed:
+                self._news.wait()
+            return [self._given.popleft() for _ in range(min(MOST_AT_ONCE, len(self._given)))]
+
+    def _commit(self, some: list[tuple[Sequence[Change], bool]]) -> None:
+        self.check()
+        self._rows.apply([self._sized(change) if large else change for changes, large in some for change in changes])
+
+    def _sized(self, change: Change) -> Change:
+        return change if change.value is None else change._replace(value=self._blobs.stored(change.value))
+
+    def _fail(self, error: SageError) -> None:
+        with self._lock:
+            first, self.failure = self.failure is None, self.failure or error
+        if first:
+            self._on_failure(error)

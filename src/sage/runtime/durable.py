@@ -1,0 +1,146 @@
+"""What a run with a job directory asks of it: where to go on, what was paid for already, and what to keep.
+
+A run without one has None in its place, everywhere. `durability/` is the implementation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from sage.flow.graph import StepPlan
+from sage.record import Lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a partition is finished."""
+
+    position: int | None = None
+    """Everything at or below it is."""
+    beyond: tuple[tuple[int, int], ...] = ()
+    """First and last position of stretches behind it that are."""
+    records: int = 0
+    """So many records in all."""
+    complete: bool = False
+    """There is nothing more in it."""
+
+    def covers(self, position: int) -> bool:
+        """Whether the record at `position` is finished."""
+        if self.position is not None and position <= self.position:
+            return True
+        return any(first <= position <= last for first, last in self.beyond)
+
+
+class Cut(NamedTuple):
+    """What of the sources was finished at one moment."""
+
+    finished: Collection[int]
+    """Numbers of the tickets that came to their end since the last cut."""
+    partitions: Mapping[str, Progress]
+    """Those that moved since the last cut."""
+
+
+class Taken(NamedTuple):
+    """What a stage has taken up since it was last asked, and the proof that it is safe."""
+
+    output: Any
+    """Where its output stands (of a sink), or None."""
+    state: Sequence[tuple[Any, Any]]
+    """Keys and their new values (of a reduction)."""
+    records: Sequence[Any]
+    """Records (of a list in memory)."""
+    lineage: Sequence[Lineage]
+    """What it has taken up."""
+
+
+class Keeper(Protocol):
+    """A stage that takes records up for good, and cannot say that they are safe until it is asked to make them so."""
+
+    plan: StepPlan
+
+    def take_stock(self) -> Taken | None:
+        """Make safe what was taken up so far; None if that is nothing new. From another thread than its own."""
+
+
+class Results(ABC):
+    """The results of one durable step: looked up before a call, kept before they are passed on. From any thread."""
+
+    @abstractmethod
+    def key(self, rid: str, record: Any) -> bytes:
+        """Names the call: the job, the step and its version, the record and its content. Raises `StorageError` E608 for
+        a record that cannot be stored."""
+
+    @abstractmethod
+    def find(self, key: bytes) -> tuple[Any] | None:
+        """The result of this call in a tuple, if it was made before. Raises `RecordError` E419 for a call that killed
+        its process again and again."""
+
+    @abstractmethod
+    def enter(self, key: bytes, rid: str) -> int | None:
+        """The call is about to be made; None while it must wait (then ask again soon)."""
+
+    @abstractmethod
+    def leave(self, slot: int) -> None:
+        """The call has failed, or its result is safe."""
+
+    @abstractmethod
+    def keep(self, key: bytes, rid: str, result: Any, told: Any = None) -> int:
+        """Keep a result; a number for `wait`. `told`, if given, is called from another thread when it is safe, or never
+        will be. Raises `StorageError` E608 for a result that cannot be stored."""
+
+    @abstractmethod
+    def wait(self, number: int) -> None:
+        """Wait until what got this number is safe. Raises `StorageError` if it never will be."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise the `StorageError` that ended the journal, if one did."""
+
+
+class Durability(ABC):
+    """The job directory as the stages of one host see it."""
+
+    @abstractmethod
+    def results(self, plan: StepPlan) -> Results | None:
+        """The journal of a step, if it is durable."""
+
+    @abstractmethod
+    def progress(self, partition: str) -> Progress:
+        """What earlier runs have finished."""
+
+    @abstractmethod
+    def partition(self, partition: str, *, replayable: bool) -> str:
+        """The name of a partition in this run: one that cannot be read again brings other records each time."""
+
+    @abstractmethod
+    def applied(self, step: str) -> set[str]:
+        """Ids of unfinished records that this step took up in earlier runs; the caller's own."""
+
+    @abstractmethod
+    def output(self, step: str) -> Any:
+        """Where the output of a sink stands; None at the beginning."""
+
+    @abstractmethod
+    def state(self, step: str) -> Sequence[tuple[Any, Any]]:
+        """Keys and values of a reduction."""
+
+    @abstractmethod
+    def collected(self, step: str) -> list[Any]:
+        """Records that arrived at a list in memory."""
+
+    @abstractmethod
+    def enlist(self, keeper: Keeper) -> None:
+        """From now on `keeper` is asked what it has taken up."""
+
+    @property
+    @abstractmethod
+    def committing(self) -> bool:
+        """Everything is written, and an earlier run was killed while its sinks committed."""
+
+    @property
+    @abstractmethod
+    def job(self) -> str:
+        """The id of the job, the same in all its runs."""
