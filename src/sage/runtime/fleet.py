@@ -208,7 +208,8 @@ class Fleet(Crew):
             made = self._engine.queues(task, producers)
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
-        return _packed(Plan(_without_home(graph), placement, context.run_id, ways, context.clock))
+        journal = None if context.durability is None else context.durability.branch()
+        return _packed(Plan(_without_home(graph), placement, context.run_id, ways, context.clock, journal))
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):

@@ -19,6 +19,7 @@ from sage.runtime.assembly import Assembly, assemble
 from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Aborted, Control
 from sage.runtime.crossing import CrossingWiring
+from sage.runtime.durable import Durability
 from sage.runtime.edges import Item
 from sage.runtime.host import Host, Roster
 from sage.runtime.messages import (
@@ -55,6 +56,7 @@ class HostProgram:
         self._over = threading.Event()
         self._failed = False
         self._parts: Assembly | None = None
+        self._durability: Durability | None = None
 
     def run(self) -> bool:
         """True if everything has ended; False if threads are left that do not."""
@@ -76,6 +78,8 @@ class HostProgram:
         stuck = self._host.close(close.grace_s)
         self._over.set()
         self._reports.close()
+        if self._durability is not None and not stuck:
+            self._durability.close()
         self._send(self._figures())
         self._send(Closed(self._number, stuck))
         for queue in self._queues:
@@ -89,7 +93,10 @@ class HostProgram:
         ledger = self._reports.ledger_of(name_of(self._number), None)
         pipeline = plan.graph.pipeline
         letters = LettersOnTheWay(ledger, pipeline, plan.run_id, plan.clock)
-        context = RuntimeContext(pipeline, plan.run_id, self._control, ledger, letters, plan.clock, append=False)
+        self._durability = None if plan.journal is None else plan.journal.open(self._fail)
+        context = RuntimeContext(
+            pipeline, plan.run_id, self._control, ledger, letters, plan.clock, append=False, durability=self._durability
+        )
         self._wiring = CrossingWiring(
             plan.graph, context, plan.placement, opened, number=self._number, reports=self._reports, book=None
         )

@@ -17,6 +17,7 @@ from sage.flow.graph import ExecutionGraph
 from sage.flow.shipping import pack, unpack
 from sage.queues import Queue
 from sage.runtime.deadletters import reason_of
+from sage.runtime.durable import Branch
 from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
 
@@ -45,6 +46,8 @@ class Plan:
     queues: Mapping[str, Sequence[Way]]
     """By task that is fed from elsewhere: one, or one per instance if keyed."""
     clock: Clock
+    journal: Branch | None
+    """Of the job, if the run has a directory."""
 
 
 @dataclass(frozen=True, slots=True)

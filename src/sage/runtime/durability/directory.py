@@ -30,7 +30,7 @@ from sage.runtime.durability.memo import StepJournal
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
 from sage.runtime.durability.slots import Slots, left_in_flight
-from sage.runtime.durable import Cut, Durability, Keeper, Progress, Results
+from sage.runtime.durable import Branch, Cut, Durability, Keeper, Progress, Results
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
 MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
@@ -43,14 +43,11 @@ class StepJournals(Durability):
     `failed` gets the first error of the journal, from another thread.
     """
 
-    def __init__(
-        self, folder: Path, epoch: int, failed: Callable[[SageError], None], *, verified: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, epoch: int, failed: Callable[[SageError], None]) -> None:
         self.folder = folder
         self.epoch = epoch
         self._rows = Rows(folder / JOURNAL, epoch=epoch)
         try:
-            self.found = {} if verified else self._rows.verify()
             self.manifest = of_bytes(self._meta(MANIFEST))
             self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if epoch > 1 else set()
             self._deaths = {key: int(value.split(b"\n")[0]) for key, value in self._rows.each(RowKind.DEATHS)}
@@ -65,6 +62,9 @@ class StepJournals(Durability):
     @property
     def job(self) -> str:
         return self.manifest.job
+
+    def branch(self) -> Branch:
+        return Branch(str(self.folder.absolute()), self.epoch)
 
     @property
     def committing(self) -> bool:
@@ -149,7 +149,7 @@ class JobDirectory(StepJournals):
             if not (folder / JOURNAL).exists():
                 self._begin(folder, to_bytes(now))
             epoch = _recover(folder)
-            super().__init__(folder, epoch, failed, verified=True)
+            super().__init__(folder, epoch, failed)
         except BaseException:
             self._lock.close()
             raise
