@@ -9,7 +9,7 @@ import statistics
 from benchmarks.gateway.clients import Stream, ask, quantile, session
 from benchmarks.gateway.processes import gateway, sage, server
 
-DOCUMENTS, QUESTIONS, AT_ONCE = 24, 360, 12
+DOCUMENTS, QUESTIONS, AT_ONCE = 120, 360, 12
 WORDS = 6000
 ENDPOINT = sage("endpoint", "simulate", "--port", "0")
 

@@ -5,6 +5,7 @@
     gateway.py       Gateway: the server on a thread of this process; what `sage gateway` runs
     config.py        GatewayConfig: endpoints, keys, tenants, limits; read from TOML
     server.py        the HTTP server: routes, who may, how it is. Needs aiohttp
+    connection.py    what is no HTTP, and what is a defect, in OpenAI's form too
     serving.py       requests that cost tokens, from their body to the end of their answer
     exchange.py      one request that is being answered
     requests.py      what is looked at in a request's body, and its limits; everything else passes through untouched

@@ -26,6 +26,7 @@ FRAME_TOKENS = 16
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _NAME = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -163,10 +164,7 @@ def labels(headers: Mapping[str, str]) -> Labels:
 def _deadline_s(given: str | None) -> float | None:
     if given is None:
         return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(given) if _SECONDS.fullmatch(given) else math.nan
     if not 0 < seconds <= MAX_DEADLINE_S:
         raise Refusal(400, f"seconds from 0 to {MAX_DEADLINE_S:.0f} are expected", param="X-SAGE-Deadline")
     return seconds

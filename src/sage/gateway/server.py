@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -15,6 +15,7 @@ from sage.gateway import requests
 from sage.gateway.books import Books
 from sage.gateway.callers import NOBODY, Caller, Callers
 from sage.gateway.config import GatewayConfig, is_loopback, upstream_key
+from sage.gateway.connection import Connection, expected, refused
 from sage.gateway.faults import ClientGone, Refusal
 from sage.gateway.figures import Figures
 from sage.gateway.health import Health
@@ -27,6 +28,7 @@ from sage.settings import Secret
 PUBLIC = frozenset({"/live", "/health"})
 ADMIN = frozenset({"/metrics"})
 BETWEEN_CHUNKS_S = 60.0
+_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<address>[0-9a-fA-F:.]+)\])(?::[0-9]{1,5})?")
 
 
 class Server:
@@ -50,7 +52,7 @@ class Server:
             self._pools |= dict.fromkeys(models, pool)
         self._health = Health(set(self._pools.values()), books)
         serving = Serving(self._config, self._pools, books, self._health, self._figures)
-        self._listener = HttpListener(self._application(serving))
+        self._listener = HttpListener(self._application(serving), protocol=Connection)
         await self._listener.open(self._config.host, self._config.port)
         self.url = self._listener.url
 
@@ -98,15 +100,17 @@ class Server:
 
     def _application(self, serving: Serving) -> web.Application:
         app = web.Application(client_max_size=requests.MAX_BODY_BYTES, middlewares=[self._guard])
-        get, post = app.router.add_get, app.router.add_post
-        post("/v1/chat/completions", serving.handler(requests.chat))
-        post("/v1/completions", serving.handler(requests.completion))
-        post("/v1/embeddings", serving.handler(requests.embedding))
-        get("/v1/models", self._list)
-        get("/v1/models/{model:.+}", self._model)
-        get("/live", self._live)
-        get("/health", self._healthy)
-        get("/metrics", self._metrics)
+        for method, path, handler in (
+            ("POST", "/v1/chat/completions", serving.handler(requests.chat)),
+            ("POST", "/v1/completions", serving.handler(requests.completion)),
+            ("POST", "/v1/embeddings", serving.handler(requests.embedding)),
+            ("GET", "/v1/models", self._list),
+            ("GET", "/v1/models/{model:.+}", self._model),
+            ("GET", "/live", self._live),
+            ("GET", "/health", self._healthy),
+            ("GET", "/metrics", self._metrics),
+        ):
+            app.router.add_route(method, path, handler, expect_handler=expected)
         return app
 
     @web.middleware
@@ -118,11 +122,11 @@ class Server:
                 request[CALLER] = self._authorised(request)
             response = await handler(request)
         except Refusal as refusal:
-            response = _refused(refusal)
+            response = refused(refusal)
         except ClientGone:
             response = web.Response(status=499)  # nobody will see it
         except web.HTTPException as error:
-            response = _refused(Refusal(error.status, error.reason))
+            response = refused(Refusal(error.status, error.reason))
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
         resource = request.match_info.route.resource
@@ -176,10 +180,8 @@ class Server:
 
 
 def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    found = _HOST.fullmatch(host)
+    return found and (found["name"] or found["address"])
 
 
 def _card(model: str) -> dict[str, object]:
@@ -188,9 +190,3 @@ def _card(model: str) -> dict[str, object]:
 
 def _json(document: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(document), content_type="application/json")
-
-
-def _refused(refusal: Refusal) -> web.Response:
-    return web.Response(
-        status=refusal.status, body=refusal.body, content_type="application/json", headers=refusal.headers
-    )

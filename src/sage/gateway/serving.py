@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from sage.clock import SYSTEM_CLOCK
 from sage.errors import EndpointError
@@ -30,6 +30,8 @@ from sage.llm.pool import EndpointPool
 
 BODY_TIMEOUT_S = 30.0
 """For the whole body of a request to come."""
+PRUDENCE = 0.8
+"""Of the time that a request may wait: endpoints free their places in bursts, and a wait foretold is an average."""
 CALLER = web.RequestKey("caller", Caller)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -67,6 +69,8 @@ class Serving:
             pool = self._pools.get(asked.model)
             if pool is None or not caller.may_use(asked.model):
                 raise requests.unknown_model(asked.model)
+            if asked.stream and request.version < HttpVersion11:
+                raise Refusal(400, "a stream needs HTTP/1.1", param="stream")
             exchange = Exchange(request, asked, arrived_at, self._figures)
             return await self._accounted(exchange, caller, labels, pool)
 
@@ -131,13 +135,13 @@ class Serving:
 
 def _admit(pool: EndpointPool, ticket: Ticket, limit_s: float) -> None:
     """Turn away at once what would only wait in vain: 503 while no endpoint takes anything, 429 behind a queue."""
-    wait_s = pool.wait_s(ticket)
-    if wait_s <= limit_s:
+    wait_s, prudent_s = pool.wait_s(ticket), limit_s * PRUDENCE
+    if wait_s <= prudent_s:
         return
     message = f"it would wait for {wait_s:.1f} s, and may wait for {limit_s:g}"
     if all(endpoint.parked_for_s > 0 for endpoint in pool.snapshot()):
-        raise Refusal(503, f"no endpoint takes requests: {message}", code="no_room", retry_after_s=wait_s - limit_s)
-    raise Refusal(429, message, code="would_wait_too_long", retry_after_s=wait_s - limit_s)
+        raise Refusal(503, f"no endpoint takes requests: {message}", code="no_room", retry_after_s=wait_s - prudent_s)
+    raise Refusal(429, message, code="would_wait_too_long", retry_after_s=wait_s - prudent_s)
 
 
 async def _body(request: web.Request) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 
@@ -16,14 +18,22 @@ ACCEPT_TURNS = 4
 
 
 class HttpListener:
-    """One application at one address, in the running event loop. `open` it, and `close` it."""
+    """One application at one address, in the running event loop. `open` it, and `close` it.
 
-    def __init__(self, app: web.Application, *, shutdown_timeout_s: float = SHUTDOWN_S) -> None:
+    `protocol` speaks HTTP on each connection; another one than aiohttp's can say in its own way what is no HTTP.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        shutdown_timeout_s: float = SHUTDOWN_S,
+        protocol: type[web.RequestHandler] = web.RequestHandler,
+    ) -> None:
         self.url = ""
         """``http://host:port`` once it is open."""
-        self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s
-        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s)
+        self._protocol = protocol
         self._server: asyncio.Server | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -33,7 +43,9 @@ class HttpListener:
         assert self._runner.server is not None, "it was set up"
         try:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._runner.server, host, port, backlog=BACKLOG)
+            options: dict[str, Any] = {"loop": loop, "access_log": None}
+            connected = partial(self._protocol, self._runner.server, **options)
+            self._server = await loop.create_server(connected, host, port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             at = f"{host}:{port}"
             raise PipelineError("E248", "cannot listen here", at=at, got=str(error), try_="another port") from error
