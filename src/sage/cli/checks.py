@@ -91,6 +91,11 @@ def ports() -> Finding:
     except OSError as error:
         return Finding("ports", Level.FAIL, f"127.0.0.1: {error.strerror}", "allow programs to listen on loopback")
     first, second = LLM_PORTS
+    if first in bound and _under_wsl():
+        found = (
+            f"loopback works; this is WSL2, where {first} is often taken by Windows: use {second} for an LLM endpoint"
+        )
+        return Finding("ports", Level.OK, found)
     if first in bound:
         return Finding("ports", Level.OK, f"loopback works; {first} is free, for an LLM endpoint of your own")
     if second in bound:
@@ -176,15 +181,22 @@ def embedding_model() -> Finding:
 
 
 def endpoint(configured: Settings) -> Finding:
-    url = configured.llm_url
-    if url is None:
+    urls = (configured.gateway_url,) if configured.gateway_url else configured.llm_urls
+    if not urls:
         return Finding(
             "LLM endpoint", Level.OK, "none is set; answers are quoted from the passages",
-            f"SAGE_LLM_URL=http://127.0.0.1:{LLM_PORTS[0]}, to have them written",
+            f"SAGE_LLM_URL=http://127.0.0.1:{recommended_port()}, to have them written",
         )  # fmt: skip
-    key = "with a key (hidden)" if configured.llm_key is not None else "without a key"
+    findings = [_endpoint(url, configured) for url in urls]
+    return max(findings, key=lambda finding: finding.level is Level.FAIL)
+
+
+def _endpoint(url: str, configured: Settings) -> Finding:
+    secret = configured.gateway_key if configured.gateway_url else configured.llm_key
+    key = "with a key (hidden)" if secret is not None else "without a key"
+    key = f"the gateway, {key}" if configured.gateway_url else key
     client = ChatClient(
-        url, configured.llm_key, configured.llm_model,
+        url, secret, configured.llm_model,
         first_byte_timeout_s=ENDPOINT_PATIENCE_S, total_timeout_s=ENDPOINT_PATIENCE_S,
     )  # fmt: skip
     try:
@@ -194,6 +206,17 @@ def endpoint(configured: Settings) -> Finding:
         return Finding("LLM endpoint", Level.FAIL, found, error.try_ or "start it, or mend SAGE_LLM_URL")
     listed = ", ".join(shorten(model, 60) for model in models[:5]) or "no list of models"
     return Finding("LLM endpoint", Level.OK, f"{url}, {key}, answers: {listed}")
+
+
+def recommended_port() -> int:
+    """For an LLM endpoint of one's own: 8001, or 8901 where 8001 is taken. Under WSL2 always 8901: programs of Windows
+    take 8001 without it being seen from here."""
+    first, second = LLM_PORTS
+    return second if _under_wsl() or not _can_bind(first) else first
+
+
+def _under_wsl() -> bool:
+    return "microsoft" in platform.release().lower()
 
 
 async def _models(client: ChatClient) -> tuple[str, ...]:

@@ -25,11 +25,15 @@ from zlib import crc32
 from sage.errors import EndpointBusy
 from sage.llm.breaker import Breaker
 from sage.llm.drain import Drain
+from sage.llm.pace import Pace
 from sage.scheduling.limiter import AdaptiveLimit, Flight, LimitSnapshot
 
 VETO = 1.25
 RESERVED = 0.05
 MOST_WAITING = 100_000
+HOLD_S = 0.1
+"""For so long the place of a request that ended stays free of lower bands: who asks again at once does not wait
+behind the longest answer of a batch."""
 
 
 Line = tuple[int, str]
@@ -44,6 +48,8 @@ class Outcome(Enum):
     """The endpoint's fault."""
     PARKED = "parked"
     """It asked to wait."""
+    AWAY = "away"
+    """Nothing accepts connections there."""
     UNKNOWN = "unknown"
     """Cancelled, or the prompt's fault."""
 
@@ -89,6 +95,10 @@ class EndpointSnapshot:
     parked_for_s: float
     outstanding_tokens: float
     limit: LimitSnapshot
+    tokens_per_s: float
+    """Of answers, lately."""
+    parks: int
+    """How often it asked to wait, up to now."""
 
 
 class _Place:
@@ -98,13 +108,29 @@ class _Place:
         self.name = name
         self.limiter = limiter
         self.breaker = Breaker()
+        self.pace = Pace()
         self.outstanding = 0.0
+        self.held: list[tuple[float, int]] = []
+        """Places that lower bands do not get: until when, and for which band."""
+        self.parks = 0
 
     def load(self) -> float:
         return self.outstanding / self.limiter.limit
 
-    def has_room(self, now: float) -> bool:
-        return self.limiter.in_flight < self.limiter.limit and self.breaker.opens_at(now) <= now
+    def has_room(self, now: float, band: float = math.inf) -> bool:
+        held = sum(until > now and above > band for until, above in self.held)
+        return self.limiter.in_flight + held < self.limiter.limit and self.breaker.opens_at(now) <= now
+
+    def hold(self, now: float, band: int) -> None:
+        """A request of `band` ended, and lower ones wait."""
+        self.held = [(until, above) for until, above in self.held if until > now]
+        self.held.append((now + HOLD_S, band))
+
+    def claim(self, band: int) -> None:
+        """A request of `band` got a place: one that was held for it, if there is any."""
+        mine = next((entry for entry in self.held if entry[1] == band), None)
+        if mine is not None:
+            self.held.remove(mine)
 
 
 class Balancer:
@@ -194,12 +220,17 @@ class Balancer:
         """When a park or pause ends behind which somebody waits; infinity if only the end of a request can help."""
         if not self._waiting:
             return math.inf
-        later = (place.breaker.opens_at(now) for place in self._places.values())
+        later = [place.breaker.opens_at(now) for place in self._places.values()]
+        later += [until for place in self._places.values() for until, _ in place.held]
         return min((at for at in later if at > now), default=math.inf)
 
     def progress(self, grant: Grant, now: float, output_tokens: float) -> None:
         """More of its answer has come."""
-        self._places[grant.endpoint].limiter.progress(grant.flight, now, output_tokens)
+        place = self._places[grant.endpoint]
+        if not grant.flight.answered:
+            place.breaker.answered()
+        place.limiter.progress(grant.flight, now, output_tokens)
+        place.pace.came(now, output_tokens)
 
     def end(self, grant: Grant, now: float, outcome: Outcome, *, retry_after_s: float | None = None) -> None:
         """Its place is free from now on."""
@@ -209,17 +240,26 @@ class Balancer:
         used = flight.output_tokens + (ticket.prompt_tokens if flight.answered else 0.0)
         self._served[ticket.line] += (used - ticket.tokens) / ticket.weight
         self._running[ticket.line] -= 1
+        if any(band < ticket.band for band, _ in self._waiting):
+            place.hold(now, ticket.band)
         self._tidy(ticket.line)
-        place.limiter.end(flight, now, refused=outcome in (Outcome.PARKED, Outcome.FAILED))
+        place.limiter.end(flight, now, refused=outcome in (Outcome.PARKED, Outcome.FAILED, Outcome.AWAY))
         match outcome:
             case Outcome.DONE:
                 place.breaker.succeeded()
             case Outcome.FAILED:
                 place.breaker.failed(now)
             case Outcome.PARKED:
+                place.parks += 1
                 place.breaker.parked(now, retry_after_s)
+            case Outcome.AWAY:
+                place.breaker.away(now)
             case Outcome.UNKNOWN:
                 place.breaker.unknown()
+
+    def is_closed(self, now: float) -> bool:
+        """No endpoint may be asked now."""
+        return all(place.breaker.opens_at(now) > now for place in self._places.values())
 
     def report_load(self, endpoint: str, now: float, running: float, waiting: float) -> None:
         """What the endpoint said of itself."""
@@ -233,14 +273,19 @@ class Balancer:
                 place.breaker.opens_at(now) - now,
                 place.outstanding,
                 place.limiter.snapshot(),
+                place.pace.rate(now),
+                place.parks,
             )
             for place in self._places.values()
         )
 
     def _next(self, now: float) -> tuple[Ticket, _Place] | None:
-        free = [place for place in self._places.values() if place.has_room(now)]
-        for line in sorted(self._waiting, key=self._turn) if free else ():
-            for ticket in self._waiting[line]:
+        if not any(place.has_room(now) for place in self._places.values()):
+            return None
+        for line in sorted(self._waiting, key=self._turn):
+            band = math.inf if self._earned.get(line[0], 0.0) > 0 else line[0]
+            free = [place for place in self._places.values() if place.has_room(now, band)]
+            for ticket in self._waiting[line] if free else ():
                 if candidates := [place for place in free if place.name not in ticket.avoid]:
                     return ticket, self._choose(ticket, candidates)
         return None
@@ -260,6 +305,7 @@ class Balancer:
 
     def _send(self, ticket: Ticket, place: _Place, now: float) -> Grant:
         place.outstanding += ticket.tokens
+        place.claim(ticket.band)
         place.breaker.sent()
         line = ticket.line
         self._served[line] += ticket.tokens / ticket.weight
@@ -273,13 +319,16 @@ class Balancer:
         return Grant(ticket, place.name, flight, now)
 
     def _pass_by(self, ticket: Ticket) -> None:
-        """Lower bands that wait earn something; its own pays, if it goes before a higher one."""
+        """Lower bands that wait earn something; its own is paid, and pays in advance if it goes before a higher one."""
         bands = {band for band, _ in self._waiting}
         for band in bands:
             if band < ticket.band:
                 self._earned[band] = self._earned.get(band, 0.0) + RESERVED * ticket.tokens
+        earned = self._earned.get(ticket.band, 0.0)
         if any(band > ticket.band for band in bands):
-            self._earned[ticket.band] = self._earned.get(ticket.band, 0.0) - ticket.tokens
+            self._earned[ticket.band] = earned - ticket.tokens
+        elif earned > 0:
+            self._earned[ticket.band] = max(0.0, earned - ticket.tokens)
 
     def _leave(self, ticket: Ticket) -> None:
         del self._waiting[ticket.line][ticket]

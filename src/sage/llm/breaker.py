@@ -16,14 +16,15 @@ class Breaker:
     a probe, until one succeeds. Each pause is twice as long as the one before, at most 30 s.
 
     A park (429, 503) is no failure, but closes the way all the same: for as long as the endpoint says, at most 300 s,
-    or for such a pause where it says nothing.
+    or for such a pause where it says nothing. An endpoint that accepts no connection opens it at once; the first sign
+    of an answer closes it again.
     """
 
     def __init__(self) -> None:
         self._failures = 0
         self._pauses = 0
-        self._until = -math.inf
-        self._probing = False
+        self._until = self._parked_until = -math.inf
+        self._probing = self._away = False
 
     @property
     def healthy(self) -> bool:
@@ -34,7 +35,7 @@ class Breaker:
         """From when on a request may be sent: `now` if one may be sent at once, infinity while a probe is out."""
         if not self.healthy and self._probing:
             return math.inf
-        return max(now, self._until)
+        return max(now, self._until, self._parked_until)
 
     def sent(self) -> None:
         """A request goes out; the caller has asked `opens_at`."""
@@ -43,7 +44,12 @@ class Breaker:
     def succeeded(self) -> None:
         self._failures = self._pauses = 0
         self._until = -math.inf
-        self._probing = False
+        self._probing = self._away = False
+
+    def answered(self) -> None:
+        """An answer begins."""
+        if self._away:
+            self.succeeded()
 
     def failed(self, now: float) -> None:
         """The endpoint is at fault: not reached, no answer in time, 5xx, nonsense."""
@@ -52,13 +58,21 @@ class Breaker:
         if not self.healthy:
             self._until = max(self._until, now + self._pause_s())
 
+    def away(self, now: float) -> None:
+        """Nothing accepts connections there."""
+        self._away = True
+        self._failures = max(self._failures, FAILURES - 1)
+        if self._until <= now:  # several requests that find it out at the same time make one pause
+            self.failed(now)
+        self._probing = False
+
     def parked(self, now: float, retry_after_s: float | None) -> None:
         """It asks to wait. Several requests that hear so at the same time make one pause."""
         self._probing = False
         if retry_after_s:  # 0 is no invitation to ask without end
-            self._until = max(self._until, now + min(retry_after_s, LONGEST_PARK_S))
-        elif self._until <= now:
-            self._until = now + self._pause_s()
+            self._parked_until = max(self._parked_until, now + min(retry_after_s, LONGEST_PARK_S))
+        elif self._parked_until <= now:
+            self._parked_until = now + self._pause_s()
 
     def unknown(self) -> None:
         """It ended without saying anything about the endpoint: cancelled, or the prompt was at fault."""

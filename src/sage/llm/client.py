@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -141,18 +141,22 @@ class ChatClient:
         self,
         messages: Sequence[Message],
         *,
+        model: str | None = None,
+        headers: Mapping[str, str] | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
         **extra: Any,
     ) -> Completion:
-        """Ask once. `extra` goes into the request as it is (``stop``, ``response_format``, ``stream=False``, ...).
+        """Ask once: `model`, or the client's. `extra` goes into the request as it is (``stop``, ``response_format``,
+        ``stream=False``, ...), `headers` beside those of the client.
 
         The answer is streamed underneath, so that a silent endpoint is noticed; it is returned whole or not at all.
         Raises `RecordError` (this prompt will never work), `EndpointBusy` (wait), `EndpointRefused` (nothing will
         ever work) or another `EndpointError` (this attempt failed). Cancelling it closes its connection at once.
         """
-        async with self.stream(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **extra) as answer:
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **extra}
+        async with self.stream(messages, model=model, headers=headers, **options) as answer:
             async for _ in answer:
                 pass
         return answer.completion
@@ -162,6 +166,8 @@ class ChatClient:
         self,
         messages: Sequence[Message],
         *,
+        model: str | None = None,
+        headers: Mapping[str, str] | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
@@ -178,10 +184,10 @@ class ChatClient:
         came: it is never taken for a whole one. Leaving the block early closes the connection. The timeouts run on
         while the block does something else.
         """
-        model = self.model or await self._first_model()
+        model = model or self.model or await self._first_model()
         options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **extra}
         callers: Exception | None = None
-        async with self._call("POST", _CHAT, _encoded(model, messages, options)) as answer:
+        async with self._call("POST", _CHAT, _encoded(model, messages, options), headers=headers) as answer:
             streamed = StreamedAnswer(answer, self._at(_CHAT))
             try:
                 yield streamed
@@ -200,8 +206,9 @@ class ChatClient:
         async with self._call("POST", path, body, accepted=_OK | _THE_ASKERS) as answer:
             yield answer
 
-    async def check(self) -> tuple[str, ...]:
-        """Find out, before anything is paid for, whether the endpoint can work; returns the models that it lists.
+    async def check(self, model: str | None = None) -> tuple[str, ...]:
+        """Find out, before anything is paid for, whether the endpoint can work (with `model`, or the client's); returns
+        the models that it lists.
 
         Raises `EndpointError` if nobody is there, `EndpointRefused` if the key or the model is not accepted. An
         endpoint that does not list models passes; one that does not list ours is asked for a single token.
@@ -212,9 +219,10 @@ class ChatClient:
             if busy.code == "E722":
                 raise faults.unreachable(busy, self.url) from None
             return ()
-        if listed and self.model and self.model not in listed:
+        model = model or self.model
+        if listed and model and model not in listed:
             with suppress(EndpointBusy, RecordError):  # it is there, and knows the model (which may have other names)
-                await self.complete([{"role": "user", "content": "Hi"}], max_tokens=1)
+                await self.complete([{"role": "user", "content": "Hi"}], model=model, max_tokens=1)
         return listed
 
     async def models(self) -> tuple[str, ...]:
@@ -245,18 +253,25 @@ class ChatClient:
 
     @asynccontextmanager
     async def _call(
-        self, method: str, path: str, body: bytes | None = None, *, base: str = "", accepted: frozenset[int] = _OK
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        base: str = "",
+        accepted: frozenset[int] = _OK,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Answer]:
         """One request and its answer; whatever goes wrong inside comes out as one of SAGE's errors."""
         at = (base or self.url) + path
         if self._session is None:
             raise RuntimeError(f"{self!r} is not open")
-        headers = {"Content-Type": "application/json"} if body is not None else None
+        sent = {**(headers or {}), **({"Content-Type": "application/json"} if body is not None else {})}
         patience = Patience(self._timeouts)
         try:
             async with (
                 patience.timer,
-                self._session.request(method, at, data=body, headers=headers, allow_redirects=False) as response,
+                self._session.request(method, at, data=body, headers=sent, allow_redirects=False) as response,
             ):
                 patience.answered = True
                 answer = Answer(response, patience)

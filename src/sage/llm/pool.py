@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
@@ -29,6 +30,7 @@ class Begins(Protocol):
     async def begin(self) -> None: ...
 
 
+OnTurn = Callable[[bool], None]
 R = TypeVar("R")
 B = TypeVar("B", bound=Begins)
 
@@ -136,6 +138,11 @@ class EndpointPool:
         self._wait_timeout_s = wait_timeout_s
         self._turns: dict[Ticket, asyncio.Future[Grant]] = {}
         """Of those that wait."""
+        self._hurried: set[str] = set()
+        """Jobs that wait no longer for an endpoint that is away."""
+        self._troubles: dict[str, EndpointError] = {}
+        """Why an endpoint was left alone last."""
+        self._clock = time.monotonic
         self._alarm: asyncio.TimerHandle | None = None
         self._scrapes: list[asyncio.Task[None]] = []
         """One for each endpoint while the pool is open."""
@@ -145,6 +152,7 @@ class EndpointPool:
 
     async def open(self) -> None:
         """Get ready; asks nothing yet but for ``/metrics``. Raises `MissingDependency` where aiohttp is missing."""
+        self._clock = asyncio.get_running_loop().time
         for client in self._clients.values():
             await client.open()
         self._scrapes = [asyncio.create_task(self._scrape(client)) for client in self._clients.values()]
@@ -174,32 +182,55 @@ class EndpointPool:
     ) -> None:
         await self.close()
 
-    async def check(self) -> tuple[str, ...]:
-        """The models that the endpoints list; as `ChatClient.check`, for each of them: the first error is raised."""
-        listed = [await client.check() for client in self._clients.values()]
-        return tuple(dict.fromkeys(name for names in listed for name in names))
+    async def check(self, model: str | None = None) -> tuple[str, ...]:
+        """The models that the endpoints list; as `ChatClient.check`, for each of them. Those that cannot be reached are
+        no error as long as one can."""
+        listed: list[str] = []
+        away: list[EndpointError] = []
+        for client in self._clients.values():
+            try:
+                listed += await client.check(model)
+            except EndpointRefused:
+                raise
+            except EndpointError as error:
+                away.append(error)
+        if len(away) == len(self._clients):
+            raise away[0]
+        return tuple(dict.fromkeys(listed))
 
     async def complete(
-        self, messages: Sequence[Message], *, job: str = "", prefix: str = "", **options: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        job: str = "",
+        prefix: str = "",
+        on_turn: OnTurn | None = None,
+        **options: Any,
     ) -> Completion:
         """Ask; `options` and errors as of `ChatClient.complete`, and `EndpointBusy` E723 (too many wait) and E724 (no
         endpoint had room within `wait_timeout_s`). Requests with the same `prefix` go to the same endpoint where that
-        costs nothing."""
-        async with self.stream(messages, job=job, prefix=prefix, **options) as answer:
+        costs nothing. `on_turn` is called with True when it is sent, and with False when it has to wait once more."""
+        async with self.stream(messages, job=job, prefix=prefix, on_turn=on_turn, **options) as answer:
             async for _ in answer:
                 pass
         return answer.completion
 
     @asynccontextmanager
     async def stream(
-        self, messages: Sequence[Message], *, job: str = "", prefix: str = "", **options: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        job: str = "",
+        prefix: str = "",
+        on_turn: OnTurn | None = None,
+        **options: Any,
     ) -> AsyncIterator[PooledAnswer]:
         """Ask, and get the text as it comes; used like `ChatClient.stream`. Leaving the block early frees its place."""
         characters = sum(len(str(message.get("content", ""))) for message in messages)
         prompt_tokens = characters / CHARACTERS_PER_TOKEN
         ticket = Ticket(prompt_tokens + (options.get("max_tokens") or USUAL_ANSWER_TOKENS), prompt_tokens, job, prefix)
         async with self._asked(
-            ticket, lambda client: client.stream(messages, **options), PooledAnswer, self._wait_timeout_s
+            ticket, lambda client: client.stream(messages, **options), PooledAnswer, self._wait_timeout_s, on_turn
         ) as answer:
             yield answer
 
@@ -225,13 +256,18 @@ class EndpointPool:
         ask: Callable[[ChatClient], AbstractAsyncContextManager[R]],
         wrap: Callable[[R, Grant, Balancer], B],
         wait_timeout_s: float,
+        on_turn: OnTurn | None = None,
     ) -> AsyncIterator[B]:
         """Wait, ask, and ask another endpoint while an answer has not begun."""
         until = _now() + wait_timeout_s
         sent = began = False
         while True:
+            if on_turn is not None and sent:
+                on_turn(False)
             grant = await self._turn(ticket, until, first=sent)
             sent = True
+            if on_turn is not None:
+                on_turn(True)
             try:
                 with self._accounted(grant):
                     async with ask(self._clients[grant.endpoint]) as raw:
@@ -250,9 +286,22 @@ class EndpointPool:
                 if began or len(ticket.avoid) == len(self._clients):
                     raise
 
+    def hurry(self, job: str) -> None:
+        """`job` is to stop: its requests that can only go when an endpoint comes back raise `EndpointBusy` E724."""
+        self._hurried.add(job)
+        self._dispatch()
+
+    def forget(self, job: str) -> None:
+        """`job` has ended."""
+        self._hurried.discard(job)
+
+    def trouble(self, endpoint: str) -> EndpointError | None:
+        """The last error of an endpoint that did nothing well since."""
+        return self._troubles.get(endpoint)
+
     def snapshot(self) -> tuple[EndpointSnapshot, ...]:
-        """The endpoints at this moment."""
-        return self._balancer.snapshot(_now())
+        """The endpoints at this moment; from any thread."""
+        return self._balancer.snapshot(self._clock())
 
     @property
     def waiting(self) -> int:
@@ -295,12 +344,22 @@ class EndpointPool:
                     self._balancer.end(grant, now, Outcome.UNKNOWN)
                 else:
                     turn.set_result(grant)
+        if self._hurried and self._balancer.is_closed(now):
+            self._turn_away()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         at = self._balancer.wakes_at(now)
         if at < math.inf:
             self._alarm = asyncio.get_running_loop().call_at(at, self._dispatch)
+
+    def _turn_away(self) -> None:
+        for ticket in [ticket for ticket in self._turns if ticket.job in self._hurried]:
+            self._balancer.withdraw(ticket)
+            turn = self._turns.pop(ticket)
+            if not turn.cancelled():
+                busy = EndpointBusy("E724", "no endpoint can be asked now, and the run is to stop", at=repr(self))
+                turn.set_exception(busy)
 
     @contextmanager
     def _accounted(self, grant: Grant) -> Iterator[None]:
@@ -309,16 +368,20 @@ class EndpointPool:
         try:
             yield
             outcome = Outcome.DONE
+            self._troubles.pop(grant.endpoint, None)
         except EndpointBusy as busy:
-            outcome, retry_after_s = Outcome.PARKED, busy.retry_after_s
+            outcome = Outcome.AWAY if busy.code == "E722" else Outcome.PARKED
+            retry_after_s = busy.retry_after_s
+            self._troubles[grant.endpoint] = busy
             raise
         except RecordError:
             outcome = Outcome.DONE  # the endpoint is well, and said so
             raise
         except EndpointRefused:
             raise
-        except EndpointError:
+        except EndpointError as error:
             outcome = Outcome.FAILED
+            self._troubles[grant.endpoint] = error
             raise
         finally:
             self._balancer.end(grant, _now(), outcome, retry_after_s=retry_after_s)

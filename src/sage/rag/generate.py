@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sage import settings
 from sage.errors import RecordError
+from sage.flow.admission import Admission
 from sage.flow.operator import Operator, OperatorContext
-from sage.llm.client import ChatClient
+from sage.llm.sharing import Address, PoolUser, join
 from sage.rag.embed import Record
 from sage.rag.extract import Extract
 
@@ -17,17 +18,21 @@ from sage.rag.extract import Extract
 class Generate(Operator):
     """Adds ``answer``, ``sources`` and ``answered_by`` to a record with a ``prompt`` (see `Prompt`).
 
-    With an endpoint (`url`, or the setting ``llm_url``) ``answered_by`` is the model's name, ``sources`` are the
-    passages that were given to it, and ``usage`` counts its tokens. Without one, `Extract` answers with quotes, and
-    ``answered_by`` says so. `key` and `model` default to the settings, too. Whether the endpoint is there, and takes
+    With an endpoint ``answered_by`` is the model's name, ``sources`` are the passages that were given to it, and
+    ``usage`` counts its tokens. It is the one at `url` (several that serve the same model: a list), else SAGE's gateway
+    (the setting ``gateway_url``), else those of ``llm_url``. Without one, `Extract` answers with quotes, and
+    ``answered_by`` says so. `key` and `model` default to the settings, too. Whether an endpoint is there, and takes
     the key and the model, is found out before the first record is read.
+
+    All steps and jobs of a process that ask the same endpoints share a pool (`sage.llm.sharing`): how many requests are
+    in flight is found by feedback, and jobs get equal shares of the tokens.
     """
 
-    step_options: ClassVar[Mapping[str, Any]] = {"concurrency": 64, "retries": 5, "durable": True}
+    step_options: ClassVar[Mapping[str, Any]] = {"concurrency": "adaptive", "retries": 5, "durable": True}
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         *,
         key: settings.Secret | str | None = None,
         model: str | None = None,
@@ -47,23 +52,29 @@ class Generate(Operator):
         self.prompt = prompt
         self.passages = passages
         self.without_endpoint = without_endpoint or Extract(passages=passages)
-        self._client: ChatClient | None = None
+        self._model = model
+        self._user: PoolUser | None = None
 
     def check(self) -> None:
         """Raise the `SageError` that `open` would raise without connecting to anything."""
-        if self._endpoint() is None:
+        if self._address(settings.load()) is None:
             self.without_endpoint.check()
 
     async def open(self, context: OperatorContext | None = None) -> None:  # type: ignore[override]  # may be async
-        self._client = self._endpoint()
-        if self._client is None:
+        found = settings.load()
+        address = self._address(found)
+        if address is None:
             self.without_endpoint.open(context)
         else:
-            await self._client.open()
-            await self._client.check()
+            self._model = self.model or found.llm_model
+            self._user = await join(address, context)
+            await self._user.check(self._model)
+
+    def admission(self) -> Admission | None:
+        return self._user
 
     async def __call__(self, record: Record) -> Record:
-        if self._client is None:
+        if self._user is None:
             return await asyncio.to_thread(self.without_endpoint, record)
         messages = record.get(self.prompt)
         if isinstance(messages, str):
@@ -73,8 +84,8 @@ class Generate(Operator):
                 "E461", "the record has no prompt", at=f"Generate, key {self.prompt!r}", got=messages,
                 expected="chat messages or a text, as Prompt makes them",
             )  # fmt: skip
-        completion = await self._client.complete(
-            messages, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
+        completion = await self._user.complete(
+            messages, model=self._model, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
         )
         return {
             **record,
@@ -85,23 +96,25 @@ class Generate(Operator):
         }
 
     async def close(self) -> None:  # type: ignore[override]  # may be async
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        user, self._user = self._user, None
+        if user is not None:
+            await user.close()
         self.without_endpoint.close()
 
-    def _endpoint(self) -> ChatClient | None:
-        """A client that is not open yet, or None where no endpoint is set."""
-        found = settings.load()
-        url = self.url or found.llm_url
-        if url is None:
-            return None
-        return ChatClient(
-            url, self.key or found.llm_key, self.model or found.llm_model, total_timeout_s=found.llm_timeout_s
-        )
+    def _address(self, found: settings.Settings) -> Address | None:
+        """Of the endpoints, or None where none is set."""
+        if self.url is not None:
+            urls = self.url.split(",") if isinstance(self.url, str) else self.url
+            checked = tuple(settings.check_url(url.strip(), "Generate(url=...)") for url in urls)
+            return Address(checked, self.key or found.llm_key, found.llm_timeout_s)
+        if found.gateway_url is not None:
+            return Address((found.gateway_url,), self.key or found.gateway_key, found.llm_timeout_s, is_gateway=True)
+        if found.llm_urls:
+            return Address(found.llm_urls, self.key or found.llm_key, found.llm_timeout_s)
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_client": None}
+        return {**self.__dict__, "_user": None}
 
 
 def _sources(passages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

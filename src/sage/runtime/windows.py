@@ -13,8 +13,8 @@ from sage.flow.graph import StepPlan
 from sage.scheduling.limiter import AdaptiveLimit
 
 AHEAD = 8
-"""Calls that wait for their turn, so that one is there when a place becomes free. More would gain nothing: records wait
-in the inbox, where they cost nothing."""
+"""Calls that wait for their turn, so that one is there when a place becomes free. More (twice as many can come to wait)
+would gain nothing: records wait in the inbox, where they cost nothing."""
 
 
 class Attempt(Protocol):
