@@ -50,6 +50,7 @@ LAZY_MODULES = {
     "sage.runtime.asynchronous",  # asyncio takes 40 ms
     "sage.runtime.eventloop",  # the same
     "sage.runtime.durability.directory",  # SQLite
+    "sage.runtime.durability",  # the same
     "sage.connectors.sqlite_table",  # sqlite3
     "sage.queues.ray_calls",  # asyncio
     "sage.queues.ray_host",  # ray

@@ -16,6 +16,7 @@ import click
 
 from sage.cli.commands import Group, debug_option, whole_number
 from sage.cli.files import check_file
+from sage.cli.job_directory import bill, repair, verify
 from sage.cli.job_report import described, exit_code_of, snapshot_of, table
 from sage.cli.jobmanager import state_folder
 from sage.cli.progress import view_for
@@ -37,6 +38,9 @@ def job() -> None:
 
 
 job.add_command(execute)
+job.add_command(verify)
+job.add_command(repair)
+job.add_command(bill)
 
 
 def _delay(context: click.Context, parameter: click.Parameter, value: str) -> float:

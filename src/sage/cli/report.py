@@ -24,11 +24,15 @@ def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     ended = f"{result.pipeline}: {result.status} in {seconds(result.elapsed_s)}"
     ended += f", {count(_per_second(result.account.read, result))} records/s"
     lines += [ended, f"  {result.account}"]
+    if result.earlier:
+        lines.append(f"  earlier runs of the job had finished {result.earlier:,} records")
     if result.p50_s is not None:
         lines.append(f"  from read to written: p50 {seconds(result.p50_s)}, p99 {seconds(result.p99_s)}")
     if result.status in (Status.SUCCEEDED, Status.SUCCEEDED_WITH_DEAD_LETTERS):
         outputs = outputs_of(pipeline)
         lines += [f"  written to {', '.join(outputs)}"] if outputs else []
+    elif result.goes_on:
+        lines.append("  outputs are not in place yet; the same command goes on from here")
     elif result.put_aside:
         lines.append(f"  outputs were not replaced; what was finished is in {', '.join(result.put_aside)}")
     else:

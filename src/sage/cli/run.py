@@ -33,6 +33,8 @@ FINISHED_WITH_DEAD_LETTERS = 8
 @click.option("--hosts", callback=whole_number, metavar="N", help="ray: processes in all.  [default: one a processor]")
 @click.option("--scheduler", metavar="NAME", help="ray: who places the steps on the nodes.  [default: adaptive]")
 @click.option("--insecure-cluster", is_flag=True, help="ray: join a cluster that asks for no token.")
+@click.option("--job-dir", metavar="DIR", help="Keep there what a run needs to go on where this one was cut off.")
+@click.option("--discard-step", "discard_steps", multiple=True, metavar="NAME", help="Forget the state of a lost step.")
 @click.option("--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: NAME.dead.jsonl]")
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
 @click.option("--fail-on-dead-letters", is_flag=True, help="Exit with 8 when there are any.")
@@ -53,6 +55,8 @@ def run(
     hosts: int | None,
     scheduler: str | None,
     insecure_cluster: bool,
+    job_dir: str | None,
+    discard_steps: tuple[str, ...],
     dead_letters: str | None,
     max_dead_letters: int | None,
     fail_on_dead_letters: bool,
@@ -66,7 +70,7 @@ def run(
     pipeline in its variable `pipeline`, or the only one, is run. ARGUMENTS behind -- are for the file (sys.argv).
 
     Ctrl-C stops cleanly: nothing more is read, and what is in flight is finished. A second one ends it at once.
-    Outputs of a run that is stopped or fails are put aside, not in place.
+    Outputs of a run that is stopped or fails are put aside, not in place. With --job-dir, the same command goes on.
     """
     check_engine(engine or "local")
     said = {
@@ -76,12 +80,15 @@ def run(
         "hosts": hosts,
         "scheduler": scheduler,
         "insecure_cluster": insecure_cluster or None,
+        "job_dir": Path(job_dir) if job_dir is not None else None,
+        "discard_steps": frozenset(discard_steps) or None,
         "dead_letters": Path(dead_letters) if dead_letters is not None else None,
         "max_dead_letters": max_dead_letters,
         "append": append or None,
     }
-    if dead_letters == "":
-        raise UsageError("E104", "the path is empty", at="--dead-letters")
+    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir)):
+        if path == "":
+            raise UsageError("E104", "the path is empty", at=option)
     watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)
 
     def runner(chosen: Pipeline, options: RunOptions) -> RunResult:

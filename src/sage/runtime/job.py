@@ -207,6 +207,7 @@ class Job:
             dead_letters=self._dead_letters.path if account.dead_lettered else None,
             error=error,
             put_aside=tuple(put_aside),
+            goes_on=self._directory is not None,
             earlier=0 if self._directory is None else self._directory.earlier,
             _collected={s.plan.name: s.records for s in self._crew.stages_of(CollectStage)},
         )

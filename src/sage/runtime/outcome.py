@@ -102,6 +102,8 @@ class RunResult:
     _collected: dict[str, list[Any]]
     earlier: int = 0
     """Source records that earlier runs of the job had finished; `account` is of this run."""
+    goes_on: bool = False
+    """The run has a job directory, from which another one goes on if this did not come to its end."""
 
     def collected(self, name: str = "collect") -> list[Any]:
         """The records that arrived at ``stream.collect(name)``."""

@@ -28,9 +28,11 @@ class Checkpoints:
     that could not be taken; there is none after it."""
 
     def __init__(
-        self, recorder: Recorder, sync: Callable[[], None], failed: Callable[[SageError], None], *, first: int
-    ) -> None:
-        """`sync` makes dead letters safe. Rows are numbered from `first` on."""
+        self, recorder: Recorder, sync: Callable[[], None], failed: Callable[[SageError], None], *,
+        bill: Callable[[], list[Change]], first: int,
+    ) -> None:  # fmt: skip
+        """`sync` makes dead letters safe, `bill` gives rows that go along. Rows are numbered from `first` on."""
+        self._bill = bill
         self._recorder = recorder
         self._sync = sync
         self._failed = failed
@@ -81,6 +83,7 @@ class Checkpoints:
             changes.append(Change(RowKind.POSITION, _text(partition), codec.encode(asdict(progress))))
             changes += self._outdated(partition, progress)
         if changes:
+            changes += self._bill()
             self._sync()
             self._recorder.wait(self._recorder.record(changes))
 

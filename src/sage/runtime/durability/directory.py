@@ -254,7 +254,9 @@ class JobDirectory(StepJournals):
         sources = {plan.name: plan.operator for plan in graph.steps.values() if plan.kind is Kind.READ}
         self._check_inputs(sources)
         self._versions: dict[str, str] = {name: mark.version for name, mark in now.steps.items()}
-        self._checkpoints = Checkpoints(self._recorder, self._sync_letters, failed, first=self.epoch << 40)
+        self._checkpoints = Checkpoints(
+            self._recorder, self._sync_letters, failed, bill=self._bill, first=self.epoch << 40
+        )
         self._applied: dict[str, set[str]] = {}
         for step, partition, last, key, rids in applied_of(self._rows.each(RowKind.APPLIED)):
             self._checkpoints.know(partition, last, key)

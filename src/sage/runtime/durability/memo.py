@@ -52,8 +52,10 @@ class StepJournal(Results):
 
     def find(self, key: bytes) -> tuple[Any] | None:
         if key in self._known and (stored := self._rows.get(RowKind.RESULT, key)) is not None:
+            result = entry_of(self._blobs.loaded(stored))[2]
             self._count("reused")
-            return (result_of(self._blobs.loaded(stored)),)
+            self._count("reused_tokens", tokens_of(result))
+            return (result,)
         if self._deaths.get(key, 0) >= MOST_DEATHS:
             raise RecordError(
                 "E419", f"the process died {self._deaths[key]} times while this record was worked on",
@@ -89,9 +91,9 @@ class StepJournal(Results):
         with self._lock:
             return dict(self._counts)
 
-    def _count(self, what: str) -> None:
+    def _count(self, what: str, number: int = 1) -> None:
         with self._lock:
-            self._counts[what] += 1
+            self._counts[what] += number
 
     def _unfit(self, what: str, error: SageError) -> StorageError:
         return StorageError(
@@ -101,9 +103,15 @@ class StepJournal(Results):
         )  # fmt: skip
 
 
-def result_of(stored: bytes) -> Any:
-    """The result in a stored value. Raises `StorageError` E604."""
+def entry_of(stored: bytes) -> tuple[str, str, Any]:
+    """Step, rid and result of a stored value. Raises `StorageError` E604."""
     value = codec.decode(stored)
     if not isinstance(value, list) or len(value) != 3:
         raise StorageError("E604", "this is not a result that SAGE stored", got=stored[:200])
-    return value[2]
+    return value[0], value[1], value[2]
+
+
+def tokens_of(result: Any) -> int:
+    """The tokens that the ``usage`` of a result counts, if it has one."""
+    usage = result.get("usage") if isinstance(result, dict) else None
+    return sum(n for n in usage.values() if type(n) is int) if isinstance(usage, dict) else 0

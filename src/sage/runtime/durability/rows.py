@@ -188,20 +188,25 @@ class Rows:
             rows = map(_row, self._connection.execute("SELECT * FROM rows NOT INDEXED"))
             return [row for row in rows if not row.is_whole]
 
-    def drop(self, number: int) -> Row | None:
-        """Remove one row, damaged or not, and count anew; what it was."""
+    def drop(self, damaged: Row) -> None:
+        """Remove a damaged row and count anew. Raises E604 if anything else is damaged too."""
         with self._lock, self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
-            rows = [_row(one) for one in self._connection.execute("SELECT * FROM rows NOT INDEXED").fetchall()]
-            dropped = next((row for row in rows if row.number == number), None)
+            expected = self._head()
             head: dict[str, list[int]] = {}
-            for row in rows:
-                if row.kind != RowKind.HEAD and row.number != number:
-                    _count(head, row.kind, row.crc, 1)
-            self._connection.execute("DELETE FROM rows WHERE id = ?", (number,))
+            for row in map(_row, self._connection.execute("SELECT * FROM rows NOT INDEXED").fetchall()):
+                if row.number != damaged.number and row.kind != RowKind.HEAD:
+                    _count(head, self._checked(row).kind, row.crc, 1)
+            others = {kind: entry for kind, entry in expected.items() if kind != damaged.kind and entry != [0, 0]}
+            left = head.get(damaged.kind, [0, 0])
+            if {kind: one for kind, one in head.items() if kind != damaged.kind} != others or (
+                left[0] + 1 != expected.get(damaged.kind, [0, 0])[0]
+            ):
+                self._connection.execute("ROLLBACK")
+                raise self._damaged("the count of its rows", "more than this row is missing")
+            self._connection.execute("DELETE FROM rows WHERE id = ?", (damaged.number,))
             self._put(RowKind.HEAD, b"", _packed(head))
             self._commit()
-            return dropped
 
     def close(self) -> None:
         with self._lock:
