@@ -2,6 +2,7 @@
 # make test   the environment, the checks and the tests
 # make bench  the engine against plain Python;  make bench-retrieval  search quality and speed;  make bench-queues  the
 #             queues against their peers;  make bench-network  the network laboratory itself
+# make test-ray   every test of the engine on a cluster of two nodes (20 minutes);  make bench-ray  what a cluster brings
 # Everything is installed below .venv (PYTHON=python3.12 make test picks another interpreter), but for the embedding
 # model (35 MB), which goes to SAGE's data folder: ~/.local/share/sage, or SAGE_DATA_DIR. make clean removes .venv.
 
@@ -14,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # alone; the log names it, and it counts if it fails again.
 AGAIN  := $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none --verbose
 
-.PHONY: demo test check bench bench-retrieval bench-queues bench-network lock clean
+.PHONY: demo test check bench bench-retrieval bench-queues bench-network test-ray bench-ray lock clean
 
 demo: $(VENV)/.run $(VENV)/.model
 	$(BIN)/sage run examples/demo.py
@@ -57,6 +58,12 @@ bench-queues: $(VENV)/.dev
 
 bench-network: $(VENV)/.dev
 	$(BIN)/python benchmarks/network.py
+
+test-ray: $(VENV)/.dev
+	$(BIN)/python -m pytest --ray all -k ray tests/engine
+
+bench-ray: $(VENV)/.dev
+	$(BIN)/python benchmarks/ray_engine.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml

@@ -18,7 +18,7 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and files
 ]
-ONE_IN = 16
+ONE_IN = 40
 """Of the tests of engines, so many run on Ray on every change; `make test-ray` runs all."""
 
 

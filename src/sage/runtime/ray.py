@@ -123,7 +123,7 @@ class RayEngine:
             try:
                 self._addresses[number] = ray.get(call)
             except ray.exceptions.RayError as error:
-                raise _not_started(node_of[number], str(error).partition("\n")[0]) from error
+                raise _not_started(node_of[number], str(error).rstrip().rpartition("\n")[2]) from error
 
     def _queue(self, memory: SharedMemoryQueueDescriptor, owner: int) -> Made:
         way = NodeWay(self._addresses[owner], memory)

@@ -1,0 +1,193 @@
+"""What is particular to runs on a cluster: where things run, what arrives there, and what is left of it."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+import sage
+from engines import RayEngine
+from live import Gate, Notes
+from ray_nodes import MARKS
+from sage import Operator, OperatorContext, Status
+from sage.connectors import Items
+from sage.runtime import member
+from sage.runtime import ray as ray_engine
+
+pytestmark = [*MARKS, pytest.mark.usefixtures("ray_driver")]
+engine = RayEngine()
+
+
+def node() -> str:
+    """Ray's id of the node on which this is called."""
+    import ray
+
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
+
+
+def node_of(record: Any) -> str:
+    return node()
+
+
+async def node_of_awaited(record: Any) -> str:
+    return node()
+
+
+def test_steps_run_on_all_nodes_and_what_waits_where_it_is_told(ray_driver: Any) -> None:
+    pipeline = sage.Pipeline("places")
+    source = pipeline.read(Items(lambda: iter([os.getpid()] * 2000)))
+    source.map(node_of).collect("plain")
+    source.map(node_of_awaited, name="awaited", parallelism=2, concurrency=4).collect("by-awaited")
+    source.map(node_of, name="threads", parallelism=2, concurrency=4).collect("by-threads")
+    source.map(lambda pid: (pid, os.getpid())).map(node_of_awaited, name="home").collect("at-home")
+    result = engine.run(pipeline)
+    nodes = {found["NodeID"] for found in ray_driver.nodes()}
+    assert len(nodes) == 2
+    assert [set(result.collected(name)) for name in ("plain", "by-awaited", "by-threads")] == [nodes] * 3
+    assert set(result.collected("at-home")) == {node()}
+
+
+def test_records_stay_in_their_host_from_step_to_step() -> None:
+    """Where each host has an instance of both, there is no queue between."""
+
+    def build(stream: sage.Stream) -> sage.Stream:
+        first = stream.map(lambda n: os.getpid(), name="first")
+        return first.map(lambda pids: [(pid, os.getpid()) for pid in pids], batch_size=4, name="second")
+
+    found = engine.over(range(2000), build).collected()
+    assert len({pid for pid, _ in found}) == 2
+    assert all(first == second for first, second in found)
+
+
+def test_order_by_holds_across_nodes() -> None:
+    def build(stream: sage.Stream) -> sage.Stream:
+        return stream.map(lambda n: n).order_by(lambda n: n % 5).map(lambda n: (n, os.getpid())).filter(bool)
+
+    found = engine.over(range(2000), build).collected()
+    assert len({pid for _, pid in found}) == 2
+    for key in range(5):
+        numbers = [n for n, _ in found if n % 5 == key]
+        assert numbers == list(range(key, 2000, 5))
+
+
+class Settled(Operator):
+    """Tells where it is."""
+
+    def __init__(self, constant: Any) -> None:
+        self.constant = constant
+
+    def __call__(self, record: int) -> tuple[Any, ...]:
+        print("working on", record)
+        return os.getcwd(), os.environ["SAGE_TEST"], int(self.constant.sum()), self.constant.flags.writeable
+
+
+def test_a_host_has_the_folder_the_settings_and_what_is_large_once_a_node(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_TEST", "set")
+    constant = numpy.ones(1_000_000)
+    found = engine.over([1, 2], lambda s: s.map(Settled(constant), parallelism=1)).collected()
+    assert found == [(os.getcwd(), "set", 1_000_000, False)] * 2
+    assert Counter(capsys.readouterr().out.splitlines()) == Counter(["working on 1", "working on 2"])
+
+
+class Busy(Operator):
+    """Says which process it is in, and waits."""
+
+    def __init__(self, pids: Notes, gate: Gate) -> None:
+        self.pids = pids
+        self.gate = gate
+
+    def open(self, context: OperatorContext) -> None:
+        self.pids.append(os.getpid())
+
+    def __call__(self, record: int) -> int:
+        self.gate.wait()
+        return record
+
+
+def busy() -> tuple[sage.Job, Notes, Gate]:
+    pids, gate = Notes(), Gate()
+    pipeline = sage.Pipeline("busy")
+    pipeline.read(Items(range(10))).map(Busy(pids, gate), name="busy").collect()
+    return engine.start(pipeline), pids, gate
+
+
+Wait = Callable[[Callable[[], object]], None]
+
+
+def test_a_killed_host_is_the_end_of_the_run(wait_until: Wait) -> None:
+    job, pids, gate = busy()
+    wait_until(lambda: len(pids) == 2)
+    os.kill(pids[0], signal.SIGKILL)
+    result = job.wait(30)
+    gate.open()
+    assert result.status is Status.FAILED
+    assert "E810" in str(result.error)
+    assert f"is lost: process {pids[0]} on node 127.0.0.1 was killed, or its node was at steps busy" in str(
+        result.error
+    )
+    assert result.account.missing == 0
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_a_host_that_stands_still_is_lost(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "LEASE_TICKS", 2)
+    job, pids, gate = busy()
+    wait_until(lambda: len(pids) == 2)
+    os.kill(pids[0], signal.SIGSTOP)
+    result = job.wait(30)
+    gate.open()
+    assert "nothing was heard of it for 2 s" in str(result.error)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_an_abort_leaves_no_host(wait_until: Wait) -> None:
+    job, pids, gate = busy()
+    wait_until(lambda: len(pids) == 2)
+    job.abort()
+    result = job.wait(30)
+    gate.open()
+    assert result.status is Status.CANCELLED
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_what_no_node_has_is_told_before_anything_is_read() -> None:
+    read = Notes()
+
+    def build(stream: sage.Stream) -> sage.Stream:
+        return stream.map(node_of, name="large", resources={"gpu": 1})
+
+    with pytest.raises(sage.PipelineError, match=r"E245 .* at large: got .*0 of 1 gpu left"):
+        engine.over(lambda: iter([read.append(1)]), build)
+    assert not read
+
+
+def test_a_host_whose_resources_are_taken_is_told(ray_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Holder:  # travels by value: nothing of the tests is on the path of these processes
+        def hold(self) -> None:
+            """Answers once it has what it asked for."""
+
+    monkeypatch.setattr(ray_engine, "START_S", 2.0)
+    holders = [ray_driver.remote(Holder).options(num_cpus=1).remote() for _ in range(2)]
+    ray_driver.get([holder.hold.remote() for holder in holders])
+    with pytest.raises(sage.SageError, match="E811 a host cannot be started: its node did not start it"):
+        engine.over([1], lambda s: s.map(node_of, resources={"cpu": 1}))
+    for holder in holders:
+        ray_driver.kill(holder)
+
+
+def test_a_scheduler_by_name() -> None:
+    pipeline = sage.Pipeline("packed")
+    pipeline.read(Items(range(100))).map(node_of, parallelism=1).map(node_of, parallelism=1, name="next").collect()
+    assert len(set(engine.run(pipeline, scheduler="load_aware_pack").collected())) == 1
