@@ -2,7 +2,6 @@
 
 import gc
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import _threads, _wait_until
+from sage.cluster import connect, private
 from sage.queues import handles
 
 MARKS = [
@@ -20,41 +20,25 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and files
 ]
 
-os.environ |= {  # before Ray is imported
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise it listens on every address
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",
-}
-
 if find_spec("ray") is None and os.environ.get("CI") != "true":
     pytest.skip("Ray is not installed", allow_module_level=True)
 ray = import_module("ray")
 
-_NODE = {"num_cpus": 2, "object_store_memory": 200_000_000}
 _DRIVER = {"namespace": "tests", "log_to_driver": False, "configure_logging": False}
 
 
 def run_ray() -> Iterator[None]:
     """Start Ray, and end it: what a fixture needs."""
-    ray.init(include_dashboard=False, **_NODE, **_DRIVER)
-    yield
-    ray.shutdown()
+    with private(1, 2, store_bytes=200_000_000) as cluster, connect(cluster, **_DRIVER):
+        yield
 
 
 def run_two_nodes() -> Iterator[str]:
     """The same with two nodes, both on this machine; the id of the one where this process is not."""
-    cluster = import_module("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args={"include_dashboard": False, **_NODE}
-    )
-    cluster.add_node(**_NODE)
-    ray.init(cluster.address, **_DRIVER)
-    here = ray.get_runtime_context().get_node_id()
-    (there,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != here]
-    yield there
-    ray.shutdown()
-    cluster.shutdown()
+    with private(2, 2, store_bytes=200_000_000) as cluster, connect(cluster, **_DRIVER):
+        here = ray.get_runtime_context().get_node_id()
+        (there,) = [node.node_id for node in cluster.nodes if node.node_id != here]
+        yield there
 
 
 def actors() -> list[str]:

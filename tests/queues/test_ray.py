@@ -26,7 +26,7 @@ from sage.queues.ray import (
     RayQueueDescriptor,
     get_global_queue_manager,
 )
-from sage.testing import check_queue
+from sage.testing import check_queue, check_queue_bytes
 
 pytestmark = MARKS
 
@@ -302,7 +302,9 @@ def test_a_reference_is_got_once_and_then_let_go() -> None:
 
 def test_the_contract(hosted: tuple[RayQueueDescriptor, Contract[Any]]) -> None:
     """One actor hosts all the queues of the check: an actor each would take a minute to start."""
-    check_queue(lambda maxsize: RayQueueDescriptor(maxsize=maxsize, host=hosted[0].queue_id).create())
+    host = hosted[0].queue_id
+    check_queue(lambda maxsize: RayQueueDescriptor(maxsize=maxsize, host=host).create())
+    check_queue_bytes(lambda max_bytes: RayQueueDescriptor(max_bytes=max_bytes, host=host).create())
 
 
 def test_a_descriptor_is_all_that_a_task_needs(hosted: tuple[RayQueueDescriptor, Contract[Any]]) -> None:

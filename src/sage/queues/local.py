@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -208,8 +209,16 @@ class LocalQueue(Store[Item], Queue[Item]):
             self._held -= count
         self._ring_after(count)
 
-    def wait_for_room(self, timeout_s: float) -> None:
-        self._wait_for(lambda: self._has_room() or self._closed_at is not None, self._putters, timeout_s)
+    @property
+    def max_bytes(self) -> int | None:
+        """How many bytes fit; None: they are not counted."""
+        return None
+
+    def free_bytes(self) -> int:
+        return sys.maxsize
+
+    def wait_for_room(self, timeout_s: float, is_enough: Callable[[bool], bool]) -> None:
+        self._wait_for(lambda: self._closed_at is not None or is_enough(self._has_place()), self._putters, timeout_s)
 
     def wait_for_items(self, timeout_s: float) -> None:
         def is_over() -> object:

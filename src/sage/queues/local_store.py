@@ -170,6 +170,9 @@ class Store(Generic[Item]):
 
     def _has_room(self) -> bool:
         """Whether another attempt to put may succeed where the last one did not."""
+        return self._has_place()
+
+    def _has_place(self) -> bool:
         return self._outstanding() + self._reserved + self._held < self._limit
 
     def _settle(self, *, places: bool) -> bool:

@@ -28,7 +28,7 @@ class MeasuredQueue(LocalQueue[Item]):
         self._sizes: deque[int] = deque()  # of the items that are here, in their order
         self._away: deque[int] = deque()  # of those that left for other processes
         self._bytes = 0
-        self._wanted = 0  # by the frame that was put in vain last
+        self._wanted = 0  # by the item that was put in vain last
         self._bytes_in = self._bytes_out = 0
 
     @property
@@ -72,6 +72,13 @@ class MeasuredQueue(LocalQueue[Item]):
         self._gone(len(items))
         return items
 
+    @property
+    def max_bytes(self) -> int | None:
+        return self._max_bytes
+
+    def free_bytes(self) -> int:
+        return self._max_bytes - self._bytes
+
     def take_frames(self, count: int) -> list[Frame]:
         frames = super().take_frames(count)
         with self._lock:
@@ -114,7 +121,6 @@ class MeasuredQueue(LocalQueue[Item]):
         size = frame.size_bytes
         if size > self._max_bytes:
             raise self._too_large(size)
-        self._wanted = size
         if self._bytes + size > self._max_bytes:
             return False
         each, rest = divmod(size, len(items))

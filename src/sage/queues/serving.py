@@ -11,6 +11,7 @@ wait does so too, and when the queue is closed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sage.queues.frames import Frame
@@ -34,6 +35,10 @@ class Served(Protocol):
     @property
     def maxsize(self) -> int | None:
         """How many items fit; None: any number."""
+
+    @property
+    def max_bytes(self) -> int | None:
+        """How many bytes fit; None: any number."""
 
     @property
     def closed(self) -> bool:
@@ -73,8 +78,12 @@ class Served(Protocol):
     def confirm(self, count: int) -> None:
         """So many of the items taken were got: free their places, and wake those who wait for room."""
 
-    def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until `reserve` or `put_frame` may bring more, the queue was closed, or the time is over."""
+    def free_bytes(self) -> int:
+        """How many bytes fit now; more than there ever are where they are not limited."""
+
+    def wait_for_room(self, timeout_s: float, is_enough: Callable[[bool], bool]) -> None:
+        """Wait until `is_enough`, which is told whether a place is free, and looks at `free_bytes` itself; or until the
+        queue was closed, or the time is over."""
 
     def wait_for_items(self, timeout_s: float) -> None:
         """Wait until `take_frames` may bring something, the queue was closed, or the time is over."""

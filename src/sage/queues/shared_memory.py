@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +61,6 @@ class SharedMemoryQueue(Queue[Item]):
         self._waiting = Waiting(self._ring, self._peers, self._gathering, descriptor.queue_id)
         self._putting = Putting(self._ring, self._gathering, self._waiting, by_value=descriptor.by_value)
         self._batch_gets = 0
-        self._unputtable = 0  # bytes of the frame of another machine that there was no room for
         self._produces = self._consumes = False
         self._fd = fd
         self._be_here(is_owner=is_owner)
@@ -176,6 +175,15 @@ class SharedMemoryQueue(Queue[Item]):
     def size(self) -> int:
         return self._ring.depth() + self._ring.claims().away
 
+    @property
+    def max_bytes(self) -> int:
+        """How many bytes fit."""
+        return self._descriptor.max_bytes
+
+    def free_bytes(self) -> int:
+        small = self._ring.free_small_bytes()
+        return small if small < LARGE_BYTES else self._ring.free_bytes()
+
     def attach_server(self, server: Settles) -> None:
         self._gathering.server = server
         self._gathering.watch()
@@ -198,9 +206,7 @@ class SharedMemoryQueue(Queue[Item]):
 
     def put_frame(self, frame: Frame) -> bool:
         if not self._ring.put(frame, held=True):
-            self._unputtable = frame.size_bytes
             return False
-        self._unputtable = 0
         self._putting.puts += frame.items
         return True
 
@@ -222,13 +228,9 @@ class SharedMemoryQueue(Queue[Item]):
         if count:
             self._ring.confirm(count)
 
-    def wait_for_room(self, timeout_s: float) -> None:
-        self._waiting.pause(self._ring.putting, lambda: self.closed or self._has_room(), timeout_s)
-
-    def _has_room(self) -> bool:
-        needed = self._unputtable
-        free = self._ring.free_bytes() if needed > LARGE_BYTES else self._ring.free_small_bytes()
-        return free > needed and (needed > 0 or self._ring.free_items() > 0)
+    def wait_for_room(self, timeout_s: float, is_enough: Callable[[bool], bool] = bool) -> None:
+        ring = self._ring
+        self._waiting.pause(ring.putting, lambda: self.closed or is_enough(ring.free_items() > 0), timeout_s)
 
     def wait_for_items(self, timeout_s: float) -> None:
         self._waiting.pause(self._ring.getting, lambda: self.closed or self._ring.depth() > 0, timeout_s)

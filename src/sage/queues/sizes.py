@@ -7,6 +7,7 @@ import sys
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
+_PLAIN_BYTES = 33
 _LEAVES = frozenset({int, float, bool, NoneType, str, bytes})
 _NOT_ITS_OWN = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
@@ -34,6 +35,14 @@ def size_of(item: Any) -> int:
             total += sys.getsizeof(thing)
             found += gc.get_referents(thing)
     return total
+
+
+def weight_of(item: Any) -> int:
+    """`size_of`, but for plain items at once, and no less than they take pickled."""
+    kind = type(item)
+    if kind is bytes or (kind is str and item.isascii()):
+        return len(item) + _PLAIN_BYTES
+    return sys.getsizeof(item) if kind in _LEAVES else size_of(item)
 
 
 def _buffer_bytes(thing: Any) -> int | None:

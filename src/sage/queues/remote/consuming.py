@@ -18,6 +18,7 @@ from sage.queues.remote.link import Link
 from sage.queues.remote.messages import Ask, Demand
 from sage.queues.remote.pace import Pace
 from sage.queues.remote.producing import GRACE_S
+from sage.queues.waited import Waited
 
 _MOST = 1 << 17
 _TELL_S = 0.005
@@ -50,7 +51,7 @@ class Consumer:
         self._broken: QueueBroken | None = None
         self._pace = Pace(0, _MOST)
         self.batches = self.bytes = 0
-        self.wait_s = 0.0
+        self.waited = Waited()
 
     @property
     def got(self) -> int:
@@ -76,10 +77,8 @@ class Consumer:
     def _take(self, count: int, block: bool, timeout: float | None, own_puts: int = 0) -> list[Any]:
         if not self._items and not self._frames:
             started = time.monotonic()
-            try:
+            with self.waited:
                 self._wait(count, deadline_of(timeout, started) if block else started)
-            finally:
-                self.wait_s += time.monotonic() - started
         missing = count - self._framed - len(self._items)
         if missing > 0 and (self._allowed == self._received or own_puts > self._own_puts):
             self._own_puts = own_puts

@@ -87,15 +87,15 @@ class Link:
             self._ends[port] = end
             return port
 
-    def attach(self, port: int, queue_id: str) -> int | None:
-        """Have `port` stand for a queue of the server; returns its maxsize. Raises E504 if there is no such queue."""
+    def attach(self, port: int, queue_id: str) -> Attached:
+        """Have `port` stand for a queue of the server; returns what it is. Raises E504 if there is none."""
         waiting = self._answers[port] = _Waiting()
         self.send(Attach(port, queue_id))
         if self._error is None:
             waiting.done.wait(self._patience_s)
         answer = self._answers.pop(port).answer
         if isinstance(answer, Attached):
-            return answer.maxsize
+            return answer
         with self._lock:
             self._ends.pop(port, None)
         if self._error is not None:

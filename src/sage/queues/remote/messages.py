@@ -38,6 +38,7 @@ class Attached(_Message, tag=2, frozen=True):
     """Server: the queue is there."""
 
     maxsize: Positive | None
+    max_bytes: Positive | None = None
 
 
 class Refused(_Message, tag=3, frozen=True):
@@ -59,6 +60,8 @@ class Items(_Message, tag=5, frozen=True):
     buffers: Annotated[int, msgspec.Meta(ge=0, lt=2**16)] = 0
     prompt: bool = False
     """Whether somebody waits for these to be accepted."""
+    spent: Total = 0
+    """Of the bytes that the client holds, those that it spent on items since the frame before."""
 
 
 class Accepted(_Message, tag=6, frozen=True):
@@ -76,21 +79,24 @@ class Rejected(_Message, tag=7, frozen=True):
 
 
 class Need(_Message, tag=8, frozen=True):
-    """Client: so many more places would be used now; replaces the need before."""
+    """Client: so many more places and bytes would be used now; replaces the need before."""
 
     places: Count
+    size: Total = 0
 
 
 class Grant(_Message, tag=9, frozen=True):
-    """Server: places were reserved for this client."""
+    """Server: places were reserved for this client, and bytes where the queue counts them."""
 
-    places: Positive
+    places: Count
+    size: Total = 0
 
 
 class Back(_Message, tag=10, frozen=True):
-    """Client: gives back places that it does not use."""
+    """Client: gives back places and bytes that it does not use."""
 
-    places: Positive
+    places: Count
+    size: Total = 0
 
 
 class Demand(_Message, tag=11, frozen=True):
@@ -119,19 +125,22 @@ class Settled(_Message, tag=13, frozen=True):
     back: Count
     """Places given back."""
     got: Total
+    size: Total = 0
+    """Bytes given back."""
 
 
 class Ask(_Message, tag=14, frozen=True):
     """Client: a question, answered by `Answer` with the same number.
 
-    ``room``: reserve up to `count` places for me, or tell me that the queue is full. ``items``: send me up to `count`
-    items, or tell me that it is empty. ``size``: how many items are in it. ``depth``: the same, as far as the server
-    knows. ``close``: close it. ``look``: accept what I sent.
+    ``room``: reserve up to `count` places and `size` bytes for me, or tell me that there are none. ``items``: send me
+    up to `count` items, or tell me that it is empty. ``size``: how many items are in it. ``depth``: the same, as far as
+    the server knows. ``close``: close it. ``look``: accept what I sent.
     """
 
     number: Total
     what: str
     count: Count = 0
+    size: Total = 0
 
 
 class Answer(_Message, tag=15, frozen=True):
@@ -182,9 +191,9 @@ def decode(body: Part, buffers: Parts) -> Message:
     return message
 
 
-def of_frame(port: int, frame: Frame, *, prompt: bool = False) -> tuple[Items, Parts]:
+def of_frame(port: int, frame: Frame, *, prompt: bool = False, spent: int = 0) -> tuple[Items, Parts]:
     """A frame as a message, and the parts that follow it."""
-    message = Items(port, frame.items, frame.many, len(frame.buffers), prompt)
+    message = Items(port, frame.items, frame.many, len(frame.buffers), prompt, spent)
     return message, (frame.data, *frame.buffers)
 
 

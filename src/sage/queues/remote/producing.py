@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 from sage.errors import QueueBroken, QueueError
@@ -20,6 +21,8 @@ from sage.queues.queue import BatchFull, closed_error, deadline_of
 from sage.queues.remote.link import Link
 from sage.queues.remote.messages import Ask, Back, Need, of_frame
 from sage.queues.remote.pace import Pace
+from sage.queues.sizes import weight_of
+from sage.queues.waited import Waited
 
 GRACE_S = 1.0
 """How long after its timeout a call waits for the server's word on whether the queue is full or empty."""
@@ -72,6 +75,11 @@ class Producer:
         self._held_back = 0  # places that are not used while too much is on its way
         self._needed = 0  # by those who wait
         self._asked = 0
+        self._max_bytes = 0  # 0: the queue does not count them
+        self._credit = 0  # bytes that may be put
+        self._spent = 0  # of it, since the last frame
+        self._needed_size = self._asked_size = 0
+        self._item_weight = 256.0  # of late
         self._buffer: list[Any] = []
         self._limit = 1
         self._first_at = _NEVER
@@ -88,14 +96,17 @@ class Producer:
         self._item_bytes = 4_096.0  # of late, with every frame it comes nearer to what is true
         self.kept = 0
         self.puts = self.batches = self.batch_items = self.bytes = 0
-        self.wait_s = 0.0
+        self.waited = Waited()
 
     # --- for users' threads ---
 
     def put(self, item: Any, block: bool, timeout: float | None) -> None:
+        weight = weight_of(item) if self._max_bytes else 0
         with self._lock:
-            if self._places:
+            if self._places and weight <= self._credit:
                 self._places -= 1
+                self._credit -= weight
+                self._spent += weight
                 self._buffer.append(item)
                 if len(self._buffer) >= self._limit:
                     self._gathered(self._settings.batch_size)
@@ -109,45 +120,61 @@ class Producer:
         if rest:
             self._put_some(rest, block, timeout)
 
+    def limit(self, kept: int, max_bytes: int | None) -> None:
+        """What the server said of the queue: how many places to keep when idle, and how many bytes fit."""
+        self.kept = kept
+        self._max_bytes = max_bytes or 0
+
     def _put_some(self, items: list[Any], block: bool, timeout: float | None) -> None:
         """All of `items`, in order. Raises `BatchFull` with the rest."""
+        weights = deque(map(weight_of, items)) if self._max_bytes else deque(repeat(0, len(items)))
         with self._lock:
             self._check(items)
-            taken = self._spend(items)
-            if taken < len(items):
+            rest = items[self._spend(items, weights) :]
+            if rest:
                 started = time.monotonic()
                 deadline = deadline_of(timeout, started) if block else started
-                try:
-                    self._put_rest(items[taken:], deadline)
-                finally:
-                    self.wait_s += time.monotonic() - started
+                with self.waited:
+                    self._put_rest(rest, weights, deadline)
             self._raise_failures()
 
-    def _put_rest(self, rest: list[Any], deadline: float | None) -> None:
+    def _put_rest(self, rest: list[Any], weights: deque[int], deadline: float | None) -> None:
         while rest:
-            self._wait_for_places(rest, deadline)
-            rest = rest[self._spend(rest) :]
+            if weights[0] > self._max_bytes > 0:
+                what = "the item is larger than max_bytes"
+                error = QueueError("E509", what, at=f"queue {self._queue_id}", got=f"{weights[0]:,} bytes")
+                error.items = rest
+                raise error
+            self._wait_for_places(rest, weights, deadline)
+            rest = rest[self._spend(rest, weights) :]
 
-    def _spend(self, items: list[Any]) -> int:
-        """Put as many of `items` as there are places for."""
-        taken = min(self._places, len(items))
+    def _spend(self, items: list[Any], weights: deque[int]) -> int:
+        """Put as many of `items` as there are places and bytes for; their `weights` are taken away."""
+        taken = spent = 0
+        while taken < len(items) and taken < self._places and spent + weights[0] <= self._credit:
+            spent += weights.popleft()
+            taken += 1
         if taken:
             self._places -= taken
+            self._credit -= spent
+            self._spent += spent
             self._buffer += items if taken == len(items) else items[:taken]
             if len(self._buffer) >= self._limit:
                 self._gathered(max(_TOGETHER, self._settings.batch_size))
         return taken
 
-    def _wait_for_places(self, rest: list[Any], deadline: float | None) -> None:
-        """Return when there is at least one place. Raises `BatchFull` when the server says that there is none."""
+    def _wait_for_places(self, rest: list[Any], weights: deque[int], deadline: float | None) -> None:
+        """Return when the first item can be put. Raises `BatchFull` when the server says that there is no room."""
         self._send()
+        first, size = weights[0], min(sum(weights), self._max_bytes)
         self._needed += len(rest)
+        self._needed_size += size
         try:
-            while not self._places:
+            while not self._has_room(first):
                 now = time.monotonic()
                 left = None if deadline is None else deadline - now
                 if left is not None and left <= 0:
-                    if self._is_full(rest, now + GRACE_S):
+                    if self._is_full(rest, first, now + GRACE_S):
                         raise BatchFull(rest)
                     continue
                 self._ask_for_places()
@@ -156,13 +183,17 @@ class Producer:
                 self._check(rest)
         finally:
             self._needed -= len(rest)
+            self._needed_size -= size
 
-    def _is_full(self, rest: list[Any], until: float) -> bool:
-        """Ask the server: it reserves places for `rest`, or knows that there is none."""
-        number = self._ask("room", len(rest))
+    def _has_room(self, weight: int) -> bool:
+        return self._places > 0 and self._credit >= weight
+
+    def _is_full(self, rest: list[Any], first: int, until: float) -> bool:
+        """Ask the server: it reserves room for `rest`, or knows that there is none, not even for the `first` bytes."""
+        number = self._ask("room", len(rest), max(0, first - self._credit))
         self._questions[number] = False
         try:
-            while not self._places and (self._held_back or not self._questions[number]):
+            while not self._has_room(first) and (self._held_back or not self._questions[number]):
                 left = until - time.monotonic()
                 if left <= 0:
                     break
@@ -170,7 +201,7 @@ class Producer:
                 self._check(rest)
         finally:
             del self._questions[number]
-        return not self._places
+        return not self._has_room(first)
 
     def flush(self) -> None:
         with self._lock:
@@ -271,7 +302,8 @@ class Producer:
         self._first_at = _NEVER
         self.puts += start
         self._pace.note(self.puts, now, self._link.round_trip_s)
-        if self._places < self._pace.ahead // 2 and not self._closed:
+        is_short = self._places < self._pace.ahead // 2 or self._credit < self._size_ahead() // 2
+        if is_short and not self._closed:
             self._ask_for_places()
 
     def _send_together(self, items: list[Any]) -> None:
@@ -298,7 +330,9 @@ class Producer:
         self._flying.append(_Sent(self._sent, items, size))
         self._flying_bytes += size
         self.bytes += size
-        message, parts = of_frame(self._port, frame, prompt=self._prompt)
+        self._item_weight += (self._spent / len(items) - self._item_weight) / 4
+        message, parts = of_frame(self._port, frame, prompt=self._prompt, spent=self._spent)
+        self._spent = 0
         self._link.send(message, parts)
         if self._flying_bytes > WINDOW_BYTES:
             self._held_back += self._places
@@ -317,25 +351,32 @@ class Producer:
             self._places += self._held_back
             self._held_back = 0
 
-    def _ask_for_places(self) -> None:
-        need = max(self._needed, self._pace.ahead) - self._places - self._held_back
-        if need > 0 and need > self._asked:
-            self._asked = need
-            self._link.send(Need(self._port, need))
+    def _size_ahead(self) -> int:
+        """How many bytes to have at hand: for as many items as there are to be places, but never all that fit."""
+        return min(int(self._pace.ahead * self._item_weight), self._max_bytes // 4)
 
-    def _ask(self, what: str, count: int) -> int:
+    def _ask_for_places(self) -> None:
+        need = max(0, max(self._needed, self._pace.ahead) - self._places - self._held_back)
+        size = max(0, max(self._needed_size, self._size_ahead()) - self._credit)
+        if need > self._asked or size > self._asked_size:
+            self._asked, self._asked_size = need, size
+            self._link.send(Need(self._port, need, size))
+
+    def _ask(self, what: str, count: int, size: int = 0) -> int:
         number = next(self._numbers)
-        self._link.send(Ask(self._port, number, what, count))
+        self._link.send(Ask(self._port, number, what, count, size))
         return number
 
     # --- for the link's thread ---
 
-    def granted(self, count: int) -> None:
+    def granted(self, count: int, size: int) -> None:
         with self._lock:
             self._asked = max(0, self._asked - count)
+            self._asked_size = max(0, self._asked_size - size)
             if self._closed or self._broken is not None:
-                self._link.send(Back(self._port, count))
+                self._link.send(Back(self._port, count, size))
                 return
+            self._credit += size
             if self._flying_bytes > WINDOW_BYTES:
                 self._held_back += count
                 return
@@ -347,7 +388,7 @@ class Producer:
         with self._lock:
             if number in self._questions:
                 self._questions[number] = True
-                self._asked = 0
+                self._asked = self._asked_size = 0
             if closed:
                 self._close()
             self._changed.notify_all()
@@ -377,23 +418,28 @@ class Producer:
                     self._send_together([item])
             self._changed.notify_all()
 
-    def recalled(self, *, places: bool, closed: bool) -> int:
-        """Send what waits; returns how many places are given back."""
+    def recalled(self, *, places: bool, closed: bool) -> tuple[int, int]:
+        """Send what waits; returns how many places and bytes are given back."""
         with self._lock:
             self._send()
             if closed:
                 self._close()
             if not places:
-                return 0
+                return 0, 0
             kept = min(self._places, self._needed)  # their callers are about to wake
             back = self._places - kept + self._held_back
             self._places, self._held_back = kept, 0
-            return back
+            return back, self._give_up_credit()
+
+    def _give_up_credit(self) -> int:
+        kept = min(self._credit, self._needed_size)
+        back, self._credit = self._credit - kept, kept
+        return back
 
     def settled(self) -> None:
         """After a recall was answered: whoever still waits for places says so again."""
         with self._lock:
-            self._asked = 0
+            self._asked = self._asked_size = 0
             if self._needed and not self._closed:
                 self._ask_for_places()
 
@@ -407,15 +453,15 @@ class Producer:
                 self._send(now)
             if now - self._sent_at < _FLOOD_S:
                 return now + linger_s  # there is more to come: nobody has to wake this thread for it
-            spare = self._places - self.kept
-            if spare <= 0 or self._needed:
+            spare = max(0, self._places - self.kept)
+            if not (spare or self._credit) or self._needed:
                 return _NEVER
             due = self._sent_at + _IDLE_S
             if now < due:
                 return due
             self._places -= spare
-            self._asked = 0
-            self._link.send(Back(self._port, spare))
+            self._asked = self._asked_size = 0
+            self._link.send(Back(self._port, spare, self._give_up_credit()))
             return _NEVER
 
     def is_waiting(self) -> bool:
@@ -424,16 +470,16 @@ class Producer:
     def broken(self, error: QueueBroken) -> None:
         with self._lock:
             self._broken = self._broken or error
-            self._places = self._held_back = 0
+            self._places = self._held_back = self._credit = 0
             self._changed.notify_all()
 
     def _close(self) -> None:
         self._closed = True
         self._held_back += self._places
         self._places = 0
-        if self._held_back and self._broken is None:
-            self._link.send(Back(self._port, self._held_back))
-        self._held_back = 0
+        if (self._held_back or self._credit) and self._broken is None:
+            self._link.send(Back(self._port, self._held_back, self._credit))
+        self._held_back = self._credit = 0
         self._changed.notify_all()
 
 

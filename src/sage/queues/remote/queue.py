@@ -66,11 +66,12 @@ class RemoteQueue(Queue[Item]):
         self._detached = False
         self._broken: QueueBroken | None = None
         try:
-            self._maxsize = link.attach(self._port, queue_id)
+            attached = link.attach(self._port, queue_id)
         except BaseException:
             release(link)
             raise
-        self._producer.kept = kept_places(self._maxsize)
+        self._maxsize = attached.maxsize
+        self._producer.limit(kept_places(attached.maxsize), attached.max_bytes)
         _all.add(self)
 
     @property
@@ -124,8 +125,8 @@ class RemoteQueue(Queue[Item]):
             buffer_size=buffered,
             bytes_in=producer.bytes,
             bytes_out=consumer.bytes,
-            put_wait_s=producer.wait_s,
-            get_wait_s=consumer.wait_s,
+            put_wait_s=producer.waited.seconds,
+            get_wait_s=consumer.waited.seconds,
             depth=depth,
         )
 
@@ -175,14 +176,14 @@ class RemoteQueue(Queue[Item]):
         match message:
             case Items():
                 self._consumer.delivered(frame_of(message, parts))
-            case Grant(places=places):
-                self._producer.granted(places)
+            case Grant(places=places, size=size):
+                self._producer.granted(places, size)
             case Accepted(frames=frames):
                 self._producer.accepted(frames)
             case Recall(round=number, places=places, closed=closed):
                 self._closed = self._closed or closed
-                back = self._producer.recalled(places=places, closed=closed)
-                self._link.send(Settled(self._port, number, back, self._consumer.told()))
+                back, size = self._producer.recalled(places=places, closed=closed)
+                self._link.send(Settled(self._port, number, back, self._consumer.told(), size))
                 self._producer.settled()
             case Answer():
                 self._answered(message)

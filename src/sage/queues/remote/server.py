@@ -147,7 +147,7 @@ class QueueServer:
         if service is None or message.port in client.ports:
             client.send(Refused(message.port, "E504", short(f"the server has no queue {message.queue_id}")))
             return
-        client.send(Attached(message.port, service.queue.maxsize))
+        client.send(Attached(message.port, service.queue.maxsize, service.queue.max_bytes))
         client.ports[message.port] = service.attach(Port(service, client, message.port))
 
     def _acknowledge(self) -> None:

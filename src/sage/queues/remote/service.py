@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from sage.errors import QueueClosed, QueueError
 from sage.queues.frames import Frame
 from sage.queues.remote.messages import (
@@ -45,6 +47,7 @@ _ACCEPT_S = 0.005
 _RECALL_S = 0.05
 _AT_ONCE = 1_000
 _FRAME_BYTES = 256 * 1024
+_FRAME_EXTRA_BYTES = 64  # that a queue may need for a frame beside what is in it
 _NEVER = float("inf")
 
 
@@ -66,7 +69,10 @@ class Port:
     number: int
     places: int = 0
     """Reserved for it, and not used."""
+    size: int = 0
+    """Bytes that it may use, of those that are free."""
     needed: int = 0
+    needed_size: int = 0
     frames: int = 0
     """That came and are in the queue, or were rejected."""
     accepted: int = 0
@@ -92,7 +98,7 @@ class Port:
 
     def is_worth_asking(self, closed: bool) -> bool:
         """Whether a recall may change anything, `closed` telling whether the queue is."""
-        holds = self.places > 0 or self.delivered > self.confirmed
+        holds = self.places > 0 or self.size > 0 or self.delivered > self.confirmed
         return not self.is_silent and (holds or (closed and not self.knows_closed))
 
 
@@ -141,7 +147,7 @@ class Service:
         with self._lock:
             self._ports.append(port)
             if kept := kept_places(self.queue.maxsize):
-                self._grant(port, kept)
+                self._grant(port, kept, 0)
         return port
 
     def detach(self, port: Port) -> None:
@@ -153,7 +159,7 @@ class Service:
             self._remove_if_over(port)
             port.upto = port.delivered
             self._confirm(port, port.delivered)
-            port.needed = 0
+            port.needed = port.needed_size = 0
         for number in list(self._rounds):
             self._answered(number, port)
 
@@ -161,7 +167,7 @@ class Service:
         """Forget a port that was detached, when all that came from it is in the queue."""
         if port.is_detached and not port.waiting_frames and port in self._ports:
             self._ports.remove(port)
-            self._release(port, port.places)
+            self._release(port, port.places, port.size)
 
     def handle(self, port: Port, message: Message, parts: Parts) -> None:
         """A message for `port`. What comes after the end is not accepted: its sender was told."""
@@ -170,17 +176,18 @@ class Service:
             return
         match message:
             case Items():
+                port.size = max(0, port.size - message.spent)
                 self._put(port, frame_of(message, parts), prompt=message.prompt)
-            case Need(places=places):
-                self._need(port, places)
-            case Back(places=places):
-                self._release(port, places)
+            case Need(places=places, size=size):
+                self._need(port, places, size)
+            case Back(places=places, size=size):
+                self._release(port, places, size)
             case Demand(upto=upto, got=got):
                 self._demand(port, upto, got)
-            case Settled(round=number, back=back, got=got):
-                self._release(port, back)
+            case Settled(round=number, back=back, got=got, size=size):
+                self._release(port, back, size)
                 self._confirm(port, got)
-                port.needed = 0  # whoever still needs places says so again
+                port.needed = port.needed_size = 0  # whoever still needs some says so again
                 self._answered(number, port)
             case Ask(what="room"):
                 self._ask_room(port, message)
@@ -227,32 +234,43 @@ class Service:
 
     # --- producers ---
 
-    def _need(self, port: Port, places: int) -> None:
+    def _need(self, port: Port, places: int, size: int) -> None:
         with self._lock:
-            port.needed = places
-            if places:
-                self._grant(port, places)
-            if port.needed:
+            port.needed, port.needed_size = places, size
+            if places or size:
+                self._grant(port, places, size)
+            if port.needed or port.needed_size:
                 self._wait_for_room()
 
-    def _grant(self, port: Port, count: int) -> int:
-        """Reserve up to `count` places for `port`."""
+    def _grant(self, port: Port, count: int, size: int) -> bool:
+        """Reserve up to `count` places and `size` bytes for `port`; whether it got some of each that it wants."""
         try:
-            granted = self.queue.reserve(count)
+            places = self.queue.reserve(count) if count else 0
         except QueueClosed:
-            port.needed = 0
+            port.needed = port.needed_size = 0
             port.client.send(Recall(port.number, 0, True, True))
-            return 0
-        if granted:
-            port.places += granted
-            port.needed = max(0, port.needed - granted)
-            port.client.send(Grant(port.number, granted))
-        return granted
+            return False
+        granted = min(size, self._spare_bytes())
+        if places or granted:
+            port.places += places
+            port.needed = max(0, port.needed - places)
+            port.size += granted
+            port.needed_size = max(0, port.needed_size - granted)
+            port.client.send(Grant(port.number, places, granted))
+        return (places > 0 or not count) and granted == size
+
+    def _spare_bytes(self) -> int:
+        """Bytes that are free, and promised to nobody."""
+        waiting = sum(frame.size_bytes for port in self._ports for frame in port.waiting_frames)
+        return max(0, self.queue.free_bytes() - self._promised() - waiting)
+
+    def _promised(self) -> int:
+        return sum(port.size for port in self._ports)
 
     def _wait_for_room(self) -> None:
         """Have places taken for those who need some, as they become free; ask those who hold some for them."""
         now = time.monotonic()
-        if now - self._recalled_at > _RECALL_S and any(port.places and not port.needed for port in self._ports):
+        if now - self._recalled_at > _RECALL_S and self._is_hoarded():
             self._recalled_at = now
             self._settle(True, _nothing)
         if self._granter is None and not self._ending:
@@ -260,33 +278,52 @@ class Service:
             self._granter.start()
         self._changed.notify_all()
 
+    def _is_hoarded(self) -> bool:
+        return any((port.places or port.size) and not port.needed and not port.needed_size for port in self._ports)
+
     def _grant_as_possible(self) -> None:
         while True:
             with self._lock:
-                while not self._ending and not any(port.needed or port.waiting_frames for port in self._ports):
+                while not self._ending and not any(map(_wants_room, self._ports)):
                     self._changed.wait()
                 if self._ending:
                     return
-            self.queue.wait_for_room(_WAIT_S)
+            self.queue.wait_for_room(_WAIT_S, self._is_enough)
             with self._lock:
-                needing = [port for port in self._ports if port.needed]
-                for port in needing:
-                    self._grant(port, max(1, port.needed // len(needing)))
-                if needing and any(port.places and not port.needed for port in self._ports):
-                    self._wait_for_room()
+                self._grant_all()
             for port in list(self._ports):
                 self._put_waiting(port)
 
+    def _is_enough(self, has_place: bool) -> bool:
+        """Whether somebody can be given something now."""
+        if has_place and any(port.needed for port in self._ports):
+            return True
+        free = self.queue.free_bytes()
+        if any(port.needed_size for port in self._ports) and free > self._promised():
+            return True
+        most = self.queue.max_bytes or free
+        frames = [port.waiting_frames[0] for port in list(self._ports) if port.waiting_frames]
+        return any(free >= min(frame.size_bytes + _FRAME_EXTRA_BYTES, most) for frame in frames)
+
+    def _grant_all(self) -> None:
+        """Give those who need something an equal share of what is free."""
+        needing = [port for port in self._ports if port.needed or port.needed_size]
+        for port in needing:
+            count = max(1, port.needed // len(needing)) if port.needed else 0
+            self._grant(port, count, port.needed_size)
+        if needing and self._is_hoarded():
+            self._wait_for_room()
+
     def _ask_room(self, port: Port, question: Ask) -> None:
         def answer() -> None:
-            granted = self._grant(port, max(1, question.count))
-            if not granted:
-                port.needed = 0
-            self._answer(port, question, granted)
+            if not self._grant(port, max(1, question.count), question.size):
+                port.needed = port.needed_size = 0
+            self._answer(port, question, port.places)
 
-        if granted := self._grant(port, max(1, question.count)):
-            self._answer(port, question, granted)
+        if self._grant(port, max(1, question.count), question.size):
+            self._answer(port, question, port.places)
         else:
+            question = msgspec.structs.replace(question, size=max(0, question.size - port.size))
             self._settle(True, answer)
 
     def _put(self, port: Port, frame: Frame, *, prompt: bool) -> None:
@@ -329,10 +366,13 @@ class Service:
             port.prompt = False
             port.client.send(Accepted(port.number, port.frames))
 
-    def _release(self, port: Port, count: int) -> None:
+    def _release(self, port: Port, count: int, size: int = 0) -> None:
         with self._lock:
             count = min(count, port.places)
             port.places -= count
+            port.size -= min(size, port.size)
+            if size:
+                self._grant_all()
         if count:
             self.queue.release(count)
 
@@ -483,6 +523,10 @@ class Service:
             then()
 
         threading.Thread(target=close, name="sage-queue-close", daemon=True).start()
+
+
+def _wants_room(port: Port) -> bool:
+    return bool(port.needed or port.needed_size or port.waiting_frames)
 
 
 def _takes(port: Port) -> bool:
