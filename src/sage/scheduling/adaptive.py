@@ -15,6 +15,8 @@ AHEAD_S = 0.01
 """Work, in seconds of its replica, that a busy one is given ahead, so that no slot waits for a message to come."""
 NEAR = 0.05
 """What the neighbourhood of the tasks it exchanges records with is worth, in shares of a node."""
+ALIKE = 0.05
+"""Speeds, and expected ends, that differ by a smaller part are the same: no measurement is truer than that."""
 
 
 @register
@@ -24,7 +26,7 @@ class Adaptive(Scheduler):
     Law: a free slot gets work at once, the quickest node's first, with one exception: it stays empty while quicker
     replicas would have finished *everything* that waits before this one had finished this piece. So no node idles
     while there is work for it, each gets work in proportion to its measured speed, and no run waits at its end for a
-    slow one.
+    slow one. Among those that would end at about the same time, the one takes it that has had the fewest.
 
     Between waiting pieces: the most urgent band first (ages as `Priority`), then the job that has had least for its
     weight, then arrival. (Join-idle-queue: Lu et al. 2011; earliest finish time: Topcuoglu et al. 2002; least attained
@@ -46,10 +48,15 @@ class Adaptive(Scheduler):
 
     def choose(self, work: Work, replicas: Sequence[Replica], waiting_s: float) -> Decision[int | None]:
         scores = [_finish_s(work, replica) for replica in replicas]
-        best = min(range(len(replicas)), key=lambda index: (scores[index], replicas[index].given))
-        if scores[best] == inf:
+        soonest_s = min(scores)
+        if soonest_s == inf:
             return Decision(None, scores, "nobody is free")
-        quicker = [replica for replica in replicas if replica.speed > replicas[best].speed]
+        alike_s = soonest_s * (1 + ALIKE)
+        best = min(
+            (index for index, score in enumerate(scores) if score <= alike_s), key=lambda index: replicas[index].given
+        )
+        quick = replicas[best].speed * (1 + ALIKE)
+        quicker = [replica for replica in replicas if replica.speed > quick]
         if quicker:
             rate = sum(replica.slots * replica.speed for replica in quicker)
             all_s = (waiting_s + sum(replica.backlog_s for replica in quicker)) / rate

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 MEMORY = 0.1
 """How much the newest observation counts."""
+REMEMBERED = 100.0
+"""Observations of a node's pace that count."""
+DOUBT = 2.0
+"""In standard errors."""
 
 
 class Costs:
@@ -24,20 +28,50 @@ class Costs:
 
 
 class Speeds:
-    """How quick each node is beside the others: 1 is the mean of all that were observed."""
+    """How quick each node is beside the others: 1 is the mean of all that were observed.
+
+    Records of one step differ, so what was measured is uncertain. A node counts as quicker or slower only by what its
+    measurements say beyond doubt (the positive part of a James-Stein estimate): otherwise luck would look like speed,
+    and work would wait for nodes that are no quicker than those that idle.
+    """
 
     def __init__(self) -> None:
-        self._by_node: dict[str, float] = {}
+        self._pace: dict[str, Pace] = {}
 
     def of(self, node: str) -> float:
         """1 before anything was observed."""
-        own = self._by_node.get(node)
-        return 1.0 if own is None else own * len(self._by_node) / sum(self._by_node.values())
+        own = self._pace.get(node)
+        if own is None:
+            return 1.0
+        speed = own.speed * len(self._pace) / sum(pace.speed for pace in self._pace.values())
+        apart = (speed - 1.0) ** 2
+        doubt = (DOUBT * speed) ** 2 * own.error_squared
+        return 1.0 if apart <= doubt else 1.0 + (speed - 1.0) * (1.0 - doubt / apart)
 
     def observe(self, node: str, expected_s: float, seconds: float) -> None:
         """Work that was expected to take `expected_s` on a node of speed 1 took `seconds` there."""
         if expected_s > 0 and seconds > 0:
-            _learn(self._by_node, node, expected_s / seconds)
+            self._pace.setdefault(node, Pace()).observe(seconds / expected_s)
+
+
+class Pace:
+    """Seconds for each expected second: their mean and their spread, the last ones counting most."""
+
+    __slots__ = ("_count", "_mean", "_square", "error_squared", "speed")
+
+    def __init__(self) -> None:
+        self._count = self._mean = self._square = 0.0
+        self.speed = 1.0
+        self.error_squared = 0.0
+        """Of the mean: the square of its standard error, as a part of it."""
+
+    def observe(self, ratio: float) -> None:
+        self._count = min(self._count + 1.0, REMEMBERED)
+        share = 1.0 / self._count
+        self._mean += share * (ratio - self._mean)
+        self._square += share * (ratio * ratio - self._square)
+        self.speed = 1.0 / self._mean
+        self.error_squared = max(0.0, self._square / self._mean**2 - 1.0) / self._count
 
 
 def _learn(known: dict[str, float], key: str, value: float) -> None:
