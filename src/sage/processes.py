@@ -55,6 +55,18 @@ class Process:
             os.close(fd)
         return True
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False if it has not in time."""
+        fd = self.open()
+        if fd is None:
+            return True
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            return bool(poll.poll(timeout_s * 1000))
+        finally:
+            os.close(fd)
+
 
 def process_of(pid: int) -> Process | None:
     """The process that has this number now, if one does that has not ended."""

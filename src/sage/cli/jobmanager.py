@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import click
 
 from sage import settings
 from sage.cli.commands import Group, debug_option, whole_number
+from sage.cli.detached import start_detached
 from sage.cli.figures import clock
 from sage.cli.stderr import say
 from sage.errors import HostError, StorageError, UsageError, shorten
@@ -171,32 +171,9 @@ def _agreed(number: int) -> bool:
 
 def _start_another(folder: StateFolder, options: Sequence[str]) -> None:
     """Start the manager in a process of its own, and wait until it answers or has said why not."""
-    manager = subprocess.Popen(
-        [sys.executable, "-P", "-m", "sage", "jobmanager", "start", "--detached", *options],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    assert manager.stdout is not None
-    with manager.stdout as output:
-        told = _until_closed(output.fileno())
-    try:
-        found = json.loads(told)
-    except ValueError:
-        say(told.strip())
-        raise click.exceptions.Exit(manager.wait(STOP_TIMEOUT_S)) from None
-    manager.returncode = 0  # it goes on without us
+    command = ["jobmanager", "start", "--detached", *options]
+    found = start_detached("the job manager", command, START_TIMEOUT_S)
     say(_running(folder, found["process"], found["port"]))
-
-
-def _until_closed(fd: int) -> str:
-    """All that comes, until the other side has closed it."""
-    until = time.monotonic() + START_TIMEOUT_S
-    told = b""
-    while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(fd, 65_536)
-        if not piece:
-            return told.decode("utf-8", "replace")
-        told += piece
-    raise HostError("E823", "the job manager does not answer", got=f"nothing in {START_TIMEOUT_S:.0f} s")
 
 
 def _running(folder: StateFolder, process: int, port: int | None) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-START_PATIENCE_S = 600
-"""What Ray gives its own processes to start, instead of 30 s: the deadline that counts is ours."""
+START_PATIENCE_S = 100
+"""What Ray gives its own processes to start, instead of 30 s: on a busy machine that is too short."""
 SHARED_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": str(START_PATIENCE_S),
     "RAY_gcs_server_port_wait_time_s": str(START_PATIENCE_S),
+    "RAY_agent_register_timeout_ms": str(START_PATIENCE_S * 1000),
+    "RAY_worker_register_timeout_seconds": str(START_PATIENCE_S),
 }
 FOREIGN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT")
 """What would win over that, and so must not be set."""

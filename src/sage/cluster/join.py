@@ -14,6 +14,7 @@ from sage import settings
 from sage.cluster.cluster import LOOPBACK, Cluster
 from sage.cluster.named import all_named, find
 from sage.cluster.probe import Answer, probe
+from sage.cluster.sessions import is_inside
 from sage.errors import ClusterError, MissingDependency, UsageError
 from sage.settings import RayAccess
 
@@ -89,7 +90,12 @@ def _any_way(access: RayAccess) -> Way:
 
 
 def _named_way(name: str | None) -> Way:
-    cluster = find(name).cluster
+    found = find(name)
+    if found.namespaces and not is_inside(found.namespaces):
+        raise _outside(
+            found.cluster.address, "a network of its own", f"sage cluster exec --name {found.name} -- COMMAND"
+        )
+    cluster = found.cluster
     assert cluster.token_path is not None
     return Way(cluster.address, cluster.token_path.read_text(), cluster.token_path, "sage cluster")
 
@@ -123,10 +129,13 @@ def _check_versions(address: str, answer: Answer) -> None:
 def _check_membership(address: str, answer: Answer) -> None:
     if not any(_is_here(node.address) for node in answer.nodes):
         known = ", ".join(node.address for node in answer.nodes[:8]) or "no node at all"
-        raise ClusterError(
-            "E840", "this machine is no node of the cluster, and a driver has to be on one", at=address, got=known,
-            try_=f"ray start --address={address} --num-cpus=0 here, or sage cluster exec -- COMMAND",
-        )  # fmt: skip
+        raise _outside(address, known, f"ray start --address={address} --num-cpus=0 on this machine")
+
+
+def _outside(address: str, got: str, try_: str) -> ClusterError:
+    return ClusterError(
+        "E840", "this machine is no node of the cluster, and a driver has to be on one", at=address, got=got, try_=try_
+    )
 
 
 def _is_here(address: str) -> bool:

@@ -8,6 +8,7 @@ keeper itself is killed, each node does that for its own.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -19,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sage.cluster.cluster import START_PATIENCE_S
 from sage.cluster.plan import NodePlan
 from sage.cluster.ray_node import start_node, wait_until_dead
 from sage.cluster.sessions import (
@@ -122,7 +124,9 @@ def _be_node(plan: NodePlan, folder: Path, head_address: str | None, report: int
     os.dup2(2, 1)
     try:
         enter(plan.namespaces)
+        faulthandler.dump_traceback_later(START_PATIENCE_S)  # into the log: where it stood
         node = start_node(plan, folder, head_address)
+        faulthandler.cancel_dump_traceback_later()
     except BaseException as error:  # noqa: BLE001 -- the outermost edge of a process: it becomes the report
         _write(report, {"name": plan.name, "fault": f"{type(error).__name__}: {error}"[-_FAULT_CHARS:]})
         os._exit(1)

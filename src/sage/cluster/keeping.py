@@ -22,6 +22,7 @@ from sage.cluster.plan import NodePlan
 from sage.cluster.sessions import END_S, end_sessions
 from sage.errors import ClusterError, MissingDependency
 
+FOLDER_PREFIX = "sage-ray-"
 _START_S, _NODE_START_S = 120.0, 30.0
 """A node takes 4 s on an idle machine. Fifteen times as long is a fault, and not a busy machine."""
 _MOST_FOLDER_CHARS = 30
@@ -135,7 +136,7 @@ class Keeping:
 
 def _make_folder() -> Path:
     base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="sage-ray-", dir=base if len(base) <= _MOST_FOLDER_CHARS else "/tmp"))
+    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base if len(base) <= _MOST_FOLDER_CHARS else "/tmp"))
 
 
 def _write_token(path: Path) -> None:

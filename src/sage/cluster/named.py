@@ -11,14 +11,18 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sage import settings
 from sage.cluster.cluster import Cluster, Node
+from sage.cluster.keeping import FOLDER_PREFIX
+from sage.cluster.sessions import END_S, end_sessions
 from sage.errors import ClusterError, StorageError, UsageError
+from sage.processes import end_all, process_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 
@@ -70,7 +74,6 @@ def hold(name: str) -> Iterator[Path]:
         lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError("E680", "the notes about clusters cannot be kept", at=str(folder), got=error) from error
-    note = folder / f"{name}.json"
     try:
         if not _try_lock(lock):
             raise ClusterError(
@@ -79,11 +82,12 @@ def hold(name: str) -> Iterator[Path]:
                 at=name,
                 try_=f"sage cluster down --name {name}, or another name",
             )
-        note.unlink(missing_ok=True)
-        yield note
+        note = _note(name)
+        try:
+            yield note
+        finally:
+            note.unlink(missing_ok=True)
     finally:
-        with suppress(OSError):
-            note.unlink()
         os.close(lock)
 
 
@@ -98,13 +102,23 @@ def write(note: Path, named: Named) -> None:
     beside.replace(note)
 
 
-def forget(named: Named) -> None:
-    """Remove the note and the folder of one that nobody holds any more."""
+def end(named: Named) -> None:
+    """End its processes, see that they are gone, and remove its note. Raises `ClusterError` E838."""
     folder = named.cluster.folder
-    if folder is not None and folder.name.startswith("sage-ray-"):
+    assert folder is not None
+    holder = process_of(named.holder) if named.is_held else None
+    if holder is not None and _is_held(_note(named.name)):  # from here on the number means this process
+        holder.send(signal.SIGTERM)
+        if not holder.wait(END_S * 2):
+            end_all([holder], END_S)
+        end_sessions([node.pid for node in named.cluster.nodes])
+    if folder.name.startswith(FOLDER_PREFIX):  # of one whose keeper was killed, too
         shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        (_folder() / f"{named.name}.json").unlink()
+    _note(named.name).unlink(missing_ok=True)
+
+
+def _note(name: str) -> Path:
+    return _folder() / f"{name}.json"
 
 
 def _folder() -> Path:

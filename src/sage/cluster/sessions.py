@@ -83,6 +83,11 @@ def enter(namespaces: Iterable[str]) -> None:
     os.chdir(folder)  # entering a mount namespace leads to its root
 
 
+def is_inside(namespaces: Sequence[str]) -> bool:
+    """Whether this process is in the network that the first of these files leads to."""
+    return os.stat("/proc/self/ns/net").st_ino == os.stat(namespaces[0]).st_ino
+
+
 def _end(living: Sequence[Process], until: float) -> None:
     left = end_all(living, until - time.monotonic())
     if left:
