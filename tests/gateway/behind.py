@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from patience import DEADLINE_S
 from sage.gateway import EndpointConfig, Gateway, GatewayConfig, KeyConfig, Ledger, Used
 
 MODEL = "tiny-model"
@@ -49,7 +50,7 @@ def ask(gateway: Gateway, path: str, body: object = None, method: str | None = N
     """One request; `body` is JSON or bytes. Underscores in names of headers become dashes."""
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=DEADLINE_S)
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, raw, sent)
         return Said(connection.getresponse())

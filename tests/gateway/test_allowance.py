@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Wait
+from patience import DEADLINE_S
 from sage.gateway import KeyConfig, TenantConfig
 from sage.gateway.allowance import Allowances, Bucket, Moment, Need, period_begins, period_ends
 from sage.gateway.faults import Refusal
@@ -147,7 +148,7 @@ def test_a_key_has_so_many_requests_at_once(endpoint: SimulatedEndpoint, wait_un
     bearer, entry = keyed("alice", max_requests=1)
     endpoint.set_faults("drip=30*1")
     with gateway_for(endpoint.url, key=(entry,)) as gateway:
-        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S)
         connection.request("POST", CHAT, json.dumps(chat(stream=True)), {"Authorization": bearer})
         connection.getresponse().read(1)
         said = ask(gateway, CHAT, chat(), Authorization=bearer)

@@ -2,14 +2,17 @@
 
 import http.client
 import json
+import sqlite3
 from typing import Any
 
 import pytest
 from behind import CHAT, MODEL, ask, chat, gateway_for, used
 
 from conftest import Wait
-from endpoints import closed_port_url
+from endpoints import MisbehavingEndpoint, canary, closed_port_url
+from patience import DEADLINE_S
 from sage.errors import EndpointError
+from sage.gateway import health
 from sage.llm.simulated import SimulatedEndpoint
 
 TINY = "tiny"
@@ -100,7 +103,7 @@ def test_half_a_stream_ends_with_an_error_and_without_done(fault: str) -> None:
 def test_a_client_that_goes_away_frees_its_place(wait_until: Wait) -> None:
     with SimulatedEndpoint(TINY, faults=["drip=30"]) as endpoint, gateway_for(endpoint.url) as gateway:
         endpoint.set_faults()
-        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S)
         connection.request("POST", CHAT, json.dumps(chat(stream=True, max_tokens=3000, ignore_eos=True)))
         connection.getresponse().read(10)
         assert endpoint.snapshot().running == 1
@@ -112,7 +115,7 @@ def test_a_client_that_goes_away_frees_its_place(wait_until: Wait) -> None:
 
 def test_a_closed_client_that_waited_is_never_sent(wait_until: Wait) -> None:
     with SimulatedEndpoint(TINY, faults=["503=30"]) as endpoint, gateway_for(endpoint.url) as gateway:
-        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S)
         connection.request("POST", CHAT, json.dumps(chat()))
         wait_until(lambda: "sage_gateway_waiting_requests 1" in _metrics(gateway))
         connection.close()
@@ -138,6 +141,42 @@ def test_health_means_that_requests_get_through() -> None:
             ask(gateway, CHAT, chat())
         said = ask(gateway, "/health")
         assert (said.status, said.json["troubles"]) == (503, ["a model has no endpoint that works"])
+
+
+def test_health_fails_while_requests_wait_and_nothing_moves(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "STUCK_S", 0.0)
+    with SimulatedEndpoint(TINY, faults=["503=30*1"]) as endpoint, gateway_for(endpoint.url) as gateway:
+        assert ask(gateway, "/health").status == 200
+        connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S)
+        connection.request("POST", CHAT, json.dumps(chat()))
+        wait_until(lambda: ask(gateway, "/health").status == 503)
+        assert "none was sent or ended" in ask(gateway, "/health").json["troubles"][0]
+        connection.close()
+        wait_until(lambda: ask(gateway, "/health").status == 200)
+
+
+def test_health_fails_while_usage_cannot_be_written_and_nothing_of_it_is_lost(wait_until: Wait) -> None:
+    with SimulatedEndpoint(TINY) as endpoint, gateway_for(endpoint.url) as gateway:
+        base = sqlite3.connect(gateway.usage_file)
+        base.execute("ALTER TABLE used RENAME TO elsewhere")
+        assert ask(gateway, CHAT, chat()).status == 200
+        wait_until(lambda: ask(gateway, "/health").status == 503)
+        assert ask(gateway, "/health").json["troubles"] == ["usage cannot be written down"]
+        base.execute("ALTER TABLE elsewhere RENAME TO used")
+        base.close()
+        assert ask(gateway, CHAT, chat()).status == 200
+        wait_until(lambda: ask(gateway, "/health").status == 200)
+    (found,) = used(gateway)
+    assert found.requests == 2
+
+
+def test_an_endpoint_that_redirects_is_not_followed() -> None:
+    with canary() as (url, visitors), MisbehavingEndpoint() as endpoint, gateway_for(endpoint.url) as gateway:
+        endpoint.script([f"redirect:{url}"])
+        said = ask(gateway, CHAT, chat() | {"model": "test-model"}, Authorization="Bearer secret")
+        assert (said.status, visitors) == (502, [])
+        (seen,) = endpoint.requests
+        assert "Authorization" not in seen.headers, "the client's key is its own"
 
 
 def test_an_endpoint_that_cannot_be_asked_for_its_models_is_named() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Wait
+from patience import DEADLINE_S
 from sage.gateway import Gateway, serving
 from sage.llm.simulated import SimulatedEndpoint
 
@@ -25,7 +26,7 @@ def gateway() -> Iterator[Gateway]:
 
 
 def connect(gateway: Gateway) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=20)
+    return socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=DEADLINE_S)
 
 
 def post(head: str | bytes = b"", body: bytes = BODY, path: bytes = CHAT.encode(), *, length: bool = True) -> bytes:
