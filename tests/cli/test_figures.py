@@ -7,7 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.cli.figures import clock, columns_as_text, count, seconds
+from sage.cli.figures import clock, columns_as_text, count, endpoint_line, seconds
+from sage.flow.admission import EndpointFigures
 
 
 @given(st.one_of(st.integers(0, 10**15), st.floats(0, 1e15)))
@@ -40,3 +41,12 @@ def test_a_table_fits_and_is_aligned(width: int, names: list[str]) -> None:
     assert {len(line) for line in lines} == {len(lines[0])}
     assert len(lines[0]) <= width
     assert all(title in lines[0] for title in ("records", "p99", "dead"))
+
+
+def test_an_endpoint_on_a_line() -> None:
+    busy = EndpointFigures("http://a/v1", 18, 17, 8, 1234.5, 0, 0.0, "")
+    assert endpoint_line(busy) == "http://a/v1  17 of 18 in flight, 8 waiting, 1,234 tokens/s"
+    parked = EndpointFigures("http://a/v1", 18, 0, 8, 0.0, 3, 30.0, "E720 too many requests")
+    assert endpoint_line(parked).endswith("asked to wait 3 times, left alone for 30 s")
+    tried = EndpointFigures("http://a/v1", 18, 1, 8, 0.0, 0, None, "E722 away")
+    assert endpoint_line(tried).endswith("being tried")

@@ -9,6 +9,7 @@ import pytest
 import sage
 from endpoints import MODEL, MisbehavingEndpoint, canary
 from engines import Engine
+from patience import DEADLINE_S
 from sage import Status
 from sage.connectors import Items
 from sage.flow.admission import EndpointFigures
@@ -69,7 +70,7 @@ def test_records_wait_in_the_engine(engine: Engine, endpoint: MisbehavingEndpoin
     assert step.in_flight == found.limit + found.waiting
     assert found.waiting == step.turns <= 16
     job.abort()
-    assert job.wait(20).status is Status.CANCELLED
+    assert job.wait(DEADLINE_S).status is Status.CANCELLED
 
 
 def test_two_jobs_share_one_pool(engine: Engine, endpoint: MisbehavingEndpoint, wait_until: Any) -> None:
@@ -81,10 +82,10 @@ def test_two_jobs_share_one_pool(engine: Engine, endpoint: MisbehavingEndpoint, 
     both = [figures(job) for job in jobs]
     assert both[0].in_flight == both[1].in_flight == both[0].limit == endpoint.in_flight
     jobs[0].abort()
-    assert jobs[0].wait(20).status is Status.CANCELLED
+    assert jobs[0].wait(DEADLINE_S).status is Status.CANCELLED
     wait_until(lambda: figures(jobs[1]).waiting == step_of(jobs[1].snapshot()).turns)
     jobs[1].abort()
-    assert jobs[1].wait(20).status is Status.CANCELLED
+    assert jobs[1].wait(DEADLINE_S).status is Status.CANCELLED
 
 
 def test_jobs_get_equal_shares_of_the_tokens(engine: Engine, wait_until: Any) -> None:
@@ -100,7 +101,7 @@ def test_jobs_get_equal_shares_of_the_tokens(engine: Engine, wait_until: Any) ->
         shares = [later - earlier for earlier, later in zip(before, after, strict=True)]
         for job in (large, small):
             job.abort()
-            job.wait(20)
+            job.wait(DEADLINE_S)
     assert 0.7 < shares[0] / shares[1] < 1.4
 
 
@@ -122,10 +123,10 @@ def test_a_wait_without_end_is_visible_and_can_be_stopped(
     assert "waiting for the endpoint" in stalled
     assert "E720" in stalled
     assert endpoint.url in stalled
-    assert 200 < found.opens_in_s <= 300
+    assert 200 < (found.opens_in_s or 0) <= 300
     assert found.parked >= 1
     job.stop()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.written) == (Status.CANCELLED, 4)
     assert result.account.missing == 0
 
@@ -141,7 +142,7 @@ def test_an_endpoint_that_goes_away_and_comes_back(engine: Engine, wait_until: A
         wait_until(lambda: step_of(job.snapshot()).emitted > done + 100)
         assert step_of(job.snapshot()).dead_lettered == 0
         job.abort()
-        result = job.wait(30)
+        result = job.wait(DEADLINE_S)
     assert (result.status, result.account.missing) == (Status.CANCELLED, 0)
 
 
@@ -151,7 +152,7 @@ def test_a_stop_while_it_is_away(engine: Engine, wait_until: Any) -> None:
         wait_until(lambda: step_of(job.snapshot()).emitted)
     wait_until(lambda: job.snapshot().stalled)
     job.stop()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.missing) == (Status.CANCELLED, 0)
     assert result.account.unfinished > 0
 
@@ -213,7 +214,7 @@ def test_the_time_of_a_step_runs_out_for_those_that_were_sent(
     endpoint.script(["silence"])
     result = engine.run(asking(endpoint.url, timeout_s=0.3, retries=0))
     assert [letter["code"] for letter in letters(result)] == ["E410"]
-    assert endpoint.abandoned.acquire(timeout=10)
+    assert endpoint.abandoned.acquire(timeout=DEADLINE_S)
 
 
 def test_a_wrong_key_ends_the_run(engine: Engine) -> None:
@@ -234,7 +235,7 @@ def test_the_gateway_is_asked_and_told_whose_request_it_is(
     pipeline = sage.Pipeline("by-gateway")
     pipeline.read(Items(QUESTIONS)).map(Generate(), name="ask").collect()
     job = engine.start(pipeline)
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert answers(result) == ANSWERS
     headers = endpoint.requests[0].headers
     assert headers["Authorization"] == "Bearer gateway-key"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from sage.flow.admission import EndpointFigures
 from sage.runtime.outcome import JobSnapshot
 from sage.runtime.stats import StepSnapshot
 
@@ -90,6 +91,22 @@ def step_table(
     }
     names = [f"{MARK if step.name == bottleneck else ' ' * len(MARK)}{step.name}" for step in steps]
     return columns_as_text("  step", names, {title: cells for title, cells in columns.items() if cells}, width)
+
+
+def endpoint_line(found: EndpointFigures) -> str:
+    """An endpoint and how busy it is, on one line."""
+    parts = [
+        f"{found.in_flight:,} of {found.limit:,} in flight",
+        f"{found.waiting:,} waiting",
+        f"{count(found.tokens_per_s)} tokens/s",
+    ]
+    if found.parked:
+        parts.append(f"asked to wait {found.parked:,} times")
+    if found.opens_in_s is None:
+        parts.append("being tried")
+    elif not found.is_open:
+        parts.append(f"left alone for {seconds(found.opens_in_s)}")
+    return f"{found.name}  {', '.join(parts)}"
 
 
 def columns_as_text(

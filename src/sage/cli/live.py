@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sage.cli.figures import MARK, STOPPING, Rates, clock, count, seconds, step_table
+from sage.cli.figures import MARK, STOPPING, Rates, clock, count, endpoint_line, seconds, step_table
 from sage.runtime.outcome import JobSnapshot
 
 
@@ -47,6 +47,7 @@ class LiveView:
         table = step_table(snapshot.steps, rates, snapshot.bottleneck, width, running=True)
         lines = [Text(_head(snapshot, self._rates.read)), Text(table[0], "dim")]
         lines += [Text(line, "yellow" if line.startswith(MARK) else "") for line in table[1:]]
+        lines += [Text(endpoint_line(each), "dim" if each.is_open else "yellow") for each in snapshot.endpoints]
         lines.append(_foot(snapshot))
         for line in lines:
             line.truncate(width, overflow="ellipsis")
@@ -77,6 +78,9 @@ def _foot(snapshot: JobSnapshot) -> Text:
     parked = next((step for step in snapshot.steps if step.parked), None)
     if parked is not None:
         return Text(f"{parked.name}: {parked.parked:,} wait: {parked.parked_reason}", "yellow")
+    waiting = next((step for step in snapshot.steps if step.turns), None)
+    if waiting is not None and waiting.name == snapshot.bottleneck:
+        return Text(f"> bottleneck: the endpoint; {waiting.name} waits for it", "dim")
     busiest = next((step for step in snapshot.steps if step.name == snapshot.bottleneck), None)
     if busiest is None:
         return Text("starting", "dim")

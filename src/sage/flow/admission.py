@@ -20,10 +20,16 @@ class EndpointFigures:
     tokens_per_s: float
     parked: int
     """How often it asked to wait (429, 503) up to now."""
-    opens_in_s: float
-    """0 if it is asked now; else it is left alone for so long (infinity: until the answer that is awaited)."""
+    opens_in_s: float | None
+    """0 if it is asked now; else it is left alone for so long, or (None) until it has answered the one request that
+    tries it."""
     trouble: str
     """Why it is left alone; empty if it is not."""
+
+    @property
+    def is_open(self) -> bool:
+        """It is asked now."""
+        return self.opens_in_s == 0
 
 
 class Admission(Protocol):

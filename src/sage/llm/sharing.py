@@ -7,6 +7,7 @@ Its requests are those of jobs: among these an endpoint's tokens are shared equa
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -97,7 +98,7 @@ class PoolUser:
                 waiting=pool.waiting,
                 tokens_per_s=each.tokens_per_s,
                 parked=each.parks,
-                opens_in_s=each.parked_for_s,
+                opens_in_s=each.parked_for_s if each.parked_for_s < math.inf else None,
                 trouble=str(pool.trouble(each.name) or "") if each.parked_for_s else "",
             )
             for each in pool.snapshot()

@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import SageError
+from sage.flow.admission import EndpointFigures
 from sage.runtime.account import Account
 from sage.runtime.stats import StepSnapshot
 
@@ -71,6 +72,11 @@ class JobSnapshot:
         """The step whose slots were busiest, if any was busy at all."""
         busiest = max(self.steps, key=lambda step: step.utilisation(self.elapsed_s), default=None)
         return busiest.name if busiest is not None and busiest.busy_s > 0 else None
+
+    @property
+    def endpoints(self) -> tuple[EndpointFigures, ...]:
+        """Those that its steps ask, each once. Other jobs of the process may ask them too, and count."""
+        return tuple({each.name: each for step in self.steps for each in step.endpoints}.values())
 
     @property
     def stalled(self) -> str | None:

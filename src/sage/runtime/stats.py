@@ -77,9 +77,7 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
     calls = _merged(part.calls for part in parts)
     received = sum(part.received for part in parts)
     endpoints = tuple({each.name: each for part in parts for each in part.endpoints}.values())
-    closed = (
-        next((each for each in endpoints if each.opens_in_s), None) if all(e.opens_in_s for e in endpoints) else None
-    )
+    closed = None if any(each.is_open for each in endpoints) else next(iter(endpoints), None)
     turns = sum(part.turns for part in parts)
     ended = sum(p.emitted + p.filtered + p.merged + p.dead_lettered + p.written - p.created for p in parts)
     return StepSnapshot(
