@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import sage
-from engines import DEADLINE_S, Engine, LocalEngine, ProcessEngine, RayEngine
+from engines import Engine, LocalEngine, ProcessEngine, RayEngine
+from patience import DEADLINE_S
 from ray_nodes import MARKS, is_left_out
 from ray_nodes import connected as connected_to_ray
 from ray_nodes import two_nodes as two_nodes_of_ray
@@ -77,7 +78,7 @@ def nothing_left_behind(
     held = _held_beside_ray if request.node.get_closest_marker("ray") else _held
     before = held()
     yield
-    until = time.monotonic() + 3.0
+    until = time.monotonic() + DEADLINE_S
     while left := held() - before:
         if time.monotonic() > until:
             pytest.fail(f"left behind: {sorted(left)}")

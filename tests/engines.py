@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import sage
+from patience import DEADLINE_S
 from sage.connectors import Items
-
-DEADLINE_S = 15.0
 
 
 class LocalEngine:
@@ -15,7 +14,6 @@ class LocalEngine:
     name = "local"
     processes = 1
     """In how many the steps run."""
-    deadline_s = DEADLINE_S
 
     def start(self, pipeline: sage.Pipeline, **options: Any) -> sage.Job:
         return sage.start(pipeline, self.options(**options))
@@ -25,7 +23,7 @@ class LocalEngine:
 
     def run(self, pipeline: sage.Pipeline, **options: Any) -> sage.RunResult:
         """The result, also of a run that failed; whatever happened, its account balances."""
-        result = self.start(pipeline, **options).wait(self.deadline_s)
+        result = self.start(pipeline, **options).wait(DEADLINE_S)
         assert result.account.missing == 0, result.account
         if result.status in (sage.Status.SUCCEEDED, sage.Status.SUCCEEDED_WITH_DEAD_LETTERS):
             assert result.account.unfinished == 0, result.account
@@ -52,7 +50,6 @@ class RayEngine(LocalEngine):
 
     name = "ray"
     processes = 2
-    deadline_s = 60.0
 
     def options(self, **options: Any) -> sage.RunOptions:
         return sage.RunOptions(engine="ray", **options)

@@ -11,6 +11,8 @@ import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
+from patience import DEADLINE_S
+
 _LIVE: WeakValueDictionary[int, "Live"] = WeakValueDictionary()
 _LISTENER = socket.socket(socket.AF_UNIX)
 _LISTENER.bind("")  # an abstract name that nobody else has
@@ -120,7 +122,7 @@ class Gate(Live):
         self._event.set()
 
     def wait(self) -> None:
-        assert self._event.wait(20), "nobody opened the gate"
+        assert self._event.wait(DEADLINE_S), "nobody opened the gate"
 
     def opened_soon(self) -> None:
         """Wait until another thread, which starts now, opens it: long enough for others to overtake."""

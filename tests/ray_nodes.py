@@ -14,7 +14,7 @@ from sage import cluster
 MARKS = [
     pytest.mark.ray,
     pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and files
 ]

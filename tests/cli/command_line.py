@@ -9,8 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from patience import DEADLINE_S
+
 SAGE = (sys.executable, "-m", "sage")
-PATIENCE_S = 50
 
 
 def environment(**changes: str | None) -> dict[str, str]:
@@ -28,7 +29,7 @@ def sage(*arguments: str | bytes, cwd: Path, env: Mapping[str, str] | None = Non
     """Run ``sage`` to its end; nothing is on its standard input."""
     done = subprocess.run(
         [*SAGE, *arguments], cwd=cwd, env=env or environment(), stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=PATIENCE_S, check=False,
+        text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -70,7 +71,7 @@ class Running:
         """The exit code, and all that was written."""
         assert self.process.stdout is not None
         self.lines += self.process.stdout
-        code = self.process.wait(PATIENCE_S)
+        code = self.process.wait(DEADLINE_S)
         assert "Traceback" not in "".join(self.lines), "".join(self.lines)
         return code, "".join(self.lines)
 

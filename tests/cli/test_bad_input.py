@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import PATIENCE_S, SAGE, environment, sage, write_pipeline
+from cli.command_line import SAGE, environment, sage, write_pipeline
+from patience import DEADLINE_S
 from sage.cli.main import main
 
 SQUARES = (
@@ -134,7 +135,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     as_others = ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
     done = subprocess.run(
         [*as_others, *SAGE, "run", "flow.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
+        timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.stderr.startswith("E123 the file cannot be read (permission denied)")
     assert done.returncode == 2
@@ -183,7 +184,7 @@ def test_the_traceback_is_there_when_asked_for(tmp_path: Path) -> None:
         (["run", "flow.py"], environment(SAGE_DEBUG="1")),
     ):
         done = subprocess.run(
-            [*SAGE, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            [*SAGE, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         assert done.returncode == 3
         assert done.stderr.startswith("E250")
@@ -197,7 +198,7 @@ def test_closed_standard_streams(tmp_path: Path, closing: str) -> None:
     for arguments, code in ((["run", "flow.py"], 0), (["version"], 0), (["run", "nothing.py"], 2)):
         done = subprocess.run(
             ["sh", "-c", f'exec "$@" {closing}', "sh", *SAGE, *arguments], cwd=tmp_path, env=environment(),
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+            capture_output=True, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -227,7 +228,7 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     for command, code in (("--help", 141), ("run flow.py", 5)):
         done = subprocess.run(
             ["bash", "-c", f'"$@" {command} | true; exit ${{PIPESTATUS[0]}}', "bash", *SAGE], cwd=tmp_path,
-            env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+            env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
@@ -243,7 +244,7 @@ def test_nobody_reads_what_is_said(tmp_path: Path) -> None:
     write_pipeline(tmp_path, body)
     done = subprocess.run(
         ["bash", "-c", '"$@" 2> >(true); exit $?', "bash", *SAGE, "run", "flow.py"], cwd=tmp_path, env=environment(),
-        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0
     assert len((tmp_path / "told.jsonl").read_text().splitlines()) == 250

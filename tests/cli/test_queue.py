@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cli.command_line import SAGE, Running, environment, sage
+from patience import DEADLINE_S
 from sage.queues import LocalQueueDescriptor, Queue, overview
 
 Wait = Callable[[Callable[[], object]], None]
@@ -149,7 +150,7 @@ def test_watch_on_a_terminal_draws_the_table_anew(orders: Queue[int], tmp_path: 
             seen += screen.read(4096)
         watching.send_signal(signal.SIGINT)
         seen += _rest(screen)
-        assert watching.wait(20) == 0
+        assert watching.wait(DEADLINE_S) == 0
     assert b"\x1b[1A" in seen  # up a line, to draw over what is there
     assert b"\x1b[?25h" in seen  # the cursor is back
     assert b"Traceback" not in seen

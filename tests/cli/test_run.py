@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import PATIENCE_S, SAGE, environment, sage, write_pipeline
+from cli.command_line import SAGE, environment, sage, write_pipeline
+from patience import DEADLINE_S
 
 FLOW = (
     "from dataclasses import dataclass",
@@ -137,7 +138,7 @@ def test_on_a_terminal_the_table_fits(tmp_path: Path, term: str | None, columns:
     ) as process:  # fmt: skip
         os.close(theirs)
         shown = _all_of(ours)
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(DEADLINE_S) == 0
     assert "Traceback" not in shown
     assert "terminal: SUCCEEDED" in shown
     assert ("\x1b[" in shown) == (term != "dumb"), "the table that is drawn again"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from patience import DEADLINE_S
+
 SOURCE = Path(__file__).parents[2] / "src"
 
 
@@ -21,7 +23,7 @@ def python_on_tmpfs(script: str, folder: Path, *, options: str) -> str:
         ["unshare", "-m", "sh", "-ec", shell, "sh", str(folder), sys.executable, script],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
         env={"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"]},
     )

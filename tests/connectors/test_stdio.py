@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from private_mount import SOURCE
 
+from patience import DEADLINE_S
 from sage.connectors import Stdin
 from sage.errors import SourceError
 
@@ -47,7 +48,7 @@ def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[byte
 
 def test_json_lines_through_a_process() -> None:
     with start(READ) as process:
-        out, err = process.communicate(b'{"a": "\xc3\xa4"}\n\nbroken\n[1]', timeout=30)
+        out, err = process.communicate(b'{"a": "\xc3\xa4"}\n\nbroken\n[1]', timeout=DEADLINE_S)
     assert out.decode() == '{"a":"ä"}\n[1]\n'
     assert err.decode().startswith("E401 not valid JSON at stdin:3: got broken")
     assert process.returncode == 0
@@ -55,7 +56,7 @@ def test_json_lines_through_a_process() -> None:
 
 def test_text_through_a_process() -> None:
     with start(READ, "text") as process:
-        out, _ = process.communicate(b"one\r\n\ntwo", timeout=30)
+        out, _ = process.communicate(b"one\r\n\ntwo", timeout=DEADLINE_S)
     assert out == b"one\n\ntwo\n"
 
 
@@ -83,7 +84,7 @@ def test_an_output_that_nobody_reads() -> None:
 
 def test_standard_streams_that_are_closed() -> None:
     with start("import sys; sys.stdin = None\n" + READ) as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=DEADLINE_S)
     assert err.startswith(b"E301 there is no standard input")
     assert process.returncode == 4
 

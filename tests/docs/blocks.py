@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from patience import DEADLINE_S
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 50
 FENCE = re.compile(r"(?:^<!-- (file|not run): (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RID = re.compile(r"@[0-9a-f]{16}/\d+")
 NUMBER = re.compile(r"\d[\d,.]*k?( us| ms| s)?\b")
@@ -59,7 +60,7 @@ def say(command: str, folder: Path, environment: Mapping[str, str]) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=folder, env={**os.environ, **environment, "PATH": path},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}"

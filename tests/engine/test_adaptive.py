@@ -8,6 +8,7 @@ import pytest
 import sage
 from engines import Engine
 from live import Gate, Tally
+from patience import DEADLINE_S
 from sage import Operator, Status
 from sage.connectors import Items
 from sage.errors import EndpointBusy
@@ -105,7 +106,7 @@ def test_a_stop_finishes_what_is_in_flight(engine: Engine, wait_until: Any) -> N
     wait_until(lambda: tally.total)
     job.stop()
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.missing) == (Status.CANCELLED, 0)
     assert result.account.written + result.account.unfinished == result.account.read < 100_000
 
@@ -117,7 +118,7 @@ def test_an_abort_does_not_wait(engine: Engine, wait_until: Any) -> None:
     job = engine.start(pipeline)
     wait_until(lambda: tally.total)
     job.abort()
-    assert job.wait(20).status is Status.CANCELLED
+    assert job.wait(DEADLINE_S).status is Status.CANCELLED
     gate.open()
 
 
@@ -130,4 +131,4 @@ def test_the_figures_say_how_many(engine: Engine, wait_until: Any) -> None:
     step = job.snapshot().steps[1]
     assert 1 <= step.slots <= 16
     gate.open()
-    assert job.wait(20).status is Status.SUCCEEDED
+    assert job.wait(DEADLINE_S).status is Status.SUCCEEDED

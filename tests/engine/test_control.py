@@ -17,6 +17,7 @@ import pytest
 import sage
 from engines import Engine
 from live import Gate, Live, Tally
+from patience import DEADLINE_S
 from sage import Status
 from sage.connectors import Items, JsonLines
 
@@ -58,7 +59,7 @@ def test_a_slow_step_holds_its_source_back(engine: Engine, is_async: bool, wait_
     snapshot = job.snapshot()
     alive = len(Record.alive)
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert sorted(result.collected()) == list(range(5000))
     assert snapshot.account.read <= 200
     assert alive <= 300
@@ -95,7 +96,7 @@ def test_records_that_are_open_are_bounded(engine: Engine, wait_until: Any) -> N
     assert job.snapshot().account.read <= 13_000
     job.stop()
     gate.open()
-    assert job.wait(20).account.missing == 0
+    assert job.wait(DEADLINE_S).account.missing == 0
 
 
 def test_a_snapshot_of_a_run(engine: Engine, wait_until: Any) -> None:
@@ -119,7 +120,7 @@ def test_a_snapshot_of_a_run(engine: Engine, wait_until: Any) -> None:
     with pytest.raises(TimeoutError, match="looked-at"):
         job.wait(0)
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     after = job.snapshot()
     assert (after.status, after.account) == (Status.SUCCEEDED, result.account)
     assert after.bottleneck == "ask"
@@ -149,7 +150,7 @@ def test_a_stop_finishes_what_is_in_flight(engine: Engine, is_async: bool, wait_
     job.stop()
     assert job.snapshot().stopping
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert result.status is Status.CANCELLED
     assert (result.error, result.account.missing, result.account.unfinished) == (None, 0, 0)
     assert result.account.written == result.account.read >= 4
@@ -164,11 +165,11 @@ def test_a_stop_before_anything_was_read_and_after_the_end(engine: Engine) -> No
     job = engine.start(pipeline)
     job.stop()
     job.stop()
-    assert job.wait(20).status is Status.CANCELLED
+    assert job.wait(DEADLINE_S).status is Status.CANCELLED
     pipeline = sage.Pipeline("ended")
     pipeline.read(Items([1])).collect()
     job = engine.start(pipeline)
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     job.stop()
     job.abort()
     assert job.wait(0) is result
@@ -198,7 +199,7 @@ def test_an_abort_does_not_wait_for_what_is_stuck(
     job = engine.start(pipeline)
     wait_until(lambda: tally.now == 3)
     job.abort()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert (result.status, result.account.written) == (Status.CANCELLED, 0)
     assert result.account.missing == 0
@@ -225,7 +226,7 @@ def test_an_abort_while_the_source_waits_for_room(engine: Engine, wait_until: An
     wait_until(lambda: _is_steady(job))
     job.abort()
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.missing) == (Status.CANCELLED, 0)
 
 
@@ -246,7 +247,7 @@ def test_an_abort_while_operators_open(engine: Engine, wait_until: Any) -> None:
     wait_until(lambda: tally.now == 2)
     job.abort()
     gate.open()
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.read) == (Status.CANCELLED, 0)
 
 
@@ -276,7 +277,7 @@ def test_one_pipeline_run_by_several_threads(engine: Engine) -> None:
     pipeline.read(Items(range(500))).map(awaited).map(lambda n: n * 2, concurrency=2).collect()
     jobs = [engine.start(pipeline, dead_letters=Path(f"{n}.jsonl")) for n in range(4)]
     for job in jobs:
-        assert sorted(job.wait(20).collected()) == list(range(0, 1000, 2))
+        assert sorted(job.wait(DEADLINE_S).collected()) == list(range(0, 1000, 2))
 
 
 def test_results_leave_before_the_input_has_ended(engine: Engine) -> None:
@@ -308,7 +309,7 @@ class Came(Live):
 
     def wait_for(self, n: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: n in self._seen, 10)
+            assert self._changed.wait_for(lambda: n in self._seen, DEADLINE_S)
 
 
 PROGRAM = """
@@ -368,7 +369,7 @@ def _interrupted(wait: str, folder: Path, times: int) -> tuple[int, str]:
             if times == 2:
                 process.send_signal(signal.SIGINT)
             output += process.stdout.read()
-            return process.wait(20), output
+            return process.wait(DEADLINE_S), output
         finally:
             process.kill()
 

@@ -9,6 +9,7 @@ import sage
 from endpoints import MODEL, MisbehavingEndpoint, closed_port_url
 from engines import Engine
 from live import Live
+from patience import DEADLINE_S
 from sage import Operator, OperatorContext, Status
 from sage.connectors import Items
 from sage.llm import ChatClient
@@ -78,7 +79,7 @@ def test_an_endpoint_that_is_down_at_the_start(engine: Engine, endpoint: Misbeha
     wait_until(lambda: job.snapshot().stalled)
     assert "E722" in str(job.snapshot().stalled)
     address.url = endpoint.url
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert sorted(result.collected()) == ANSWERS
     assert (result.status, retries_of(result)) == (Status.SUCCEEDED, 0)
 
@@ -91,7 +92,7 @@ def test_an_endpoint_that_goes_away_and_comes_back(
     pipeline = sage.Pipeline("away")
     pipeline.read(Items(QUESTIONS)).map(Ask(address), name="ask", concurrency=4).collect()
     job = engine.start(pipeline)
-    result = job.wait(20)
+    result = job.wait(DEADLINE_S)
     assert sorted(result.collected()) == ANSWERS
     assert (result.status, retries_of(result)) == (Status.SUCCEEDED, 0)
     assert len(endpoint.requests) == 32
@@ -142,7 +143,7 @@ def test_the_time_of_the_step_runs_out(engine: Engine, endpoint: MisbehavingEndp
     result = asked(engine, endpoint.url, timeout_s=1.0)
     assert len(result.collected()) == 19
     assert [letter["code"] for letter in letters(result)] == ["E410"]
-    assert endpoint.abandoned.acquire(timeout=10)  # the connection was closed, so that nobody generates in vain
+    assert endpoint.abandoned.acquire(timeout=DEADLINE_S)  # the connection was closed, so that nobody generates in vain
 
 
 @pytest.mark.parametrize(("word", "code"), [("400", "E470"), ("context", "E471"), ("filtered", "E472")])

@@ -10,6 +10,7 @@ import pytest
 import sage
 from engines import Engine
 from live import Gate, Live, Notes
+from patience import DEADLINE_S
 from sage import EndpointBusy, Status
 from sage.connectors import Items
 from sage.errors import RecordError
@@ -120,7 +121,7 @@ def test_a_parked_record_is_left_unfinished_by_a_stop(
     wait_until(lambda: job.snapshot().stalled)
     assert "E720 too many" in str(job.snapshot().stalled)
     job.stop()
-    result = job.wait(10)
+    result = job.wait(DEADLINE_S)
     assert (result.status, result.account.unfinished, result.account.missing) == (Status.CANCELLED, 1, 0)
     assert job.snapshot().account == result.account
 

@@ -19,6 +19,7 @@ from test_model import Op, expected, ops
 import sage
 from engines import ProcessEngine
 from live import Gate, Notes
+from patience import DEADLINE_S
 from sage import Operator, OperatorContext, Status
 from sage.connectors import Items, JsonLines
 from sage.errors import HostError
@@ -150,7 +151,7 @@ def test_a_killed_process_is_the_end_of_the_run(place: str, wait_until: Any) -> 
     os.kill(pids[0], signal.SIGKILL)
     if place == "idle":  # the source notices no abort while it waits
         gate.open()
-    result = job.wait(15)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert result.status is Status.FAILED
     assert isinstance(result.error, HostError)
@@ -190,7 +191,7 @@ def test_an_abort_ends_a_process_that_stands_still(place: str, wait_until: Any) 
     wait_until(lambda: pids)
     os.kill(pids[0], signal.SIGSTOP)
     job.abort()
-    result = job.wait(15)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert (result.status, result.account.missing, result.error) == (Status.CANCELLED, 0, None)
 
@@ -215,7 +216,7 @@ def test_a_stop_drains(wait_until: Any) -> None:
     wait_until(lambda: len(pids) == 2)
     job.stop()
     gate.open()
-    result = job.wait(15)
+    result = job.wait(DEADLINE_S)
     assert result.status is Status.CANCELLED
     assert result.account.read == result.account.written > 2
     assert result.account.unfinished == 0
@@ -347,7 +348,7 @@ def test_figures_of_other_processes_are_seen_while_they_work(wait_until: Any) ->
     wait_until(lambda: next(s for s in job.snapshot().steps if s.name == "work").received == 51)
     wait_until(lambda: job.snapshot().account.written >= 10)
     gate.open()
-    result = job.wait(15)
+    result = job.wait(DEADLINE_S)
     step = next(s for s in result.steps if s.name == "work")
     assert (step.received, step.emitted, step.in_flight, step.waiting, step.slots) == (51, 51, 0, 0, 1)
 
@@ -415,7 +416,7 @@ def test_ctrl_c_in_the_terminal(tmp_path: Path, times: int) -> None:
             while not driver.stderr.readline().startswith("stopping"):
                 pass
             os.killpg(driver.pid, signal.SIGINT)
-        out, err = driver.communicate(timeout=30)
+        out, err = driver.communicate(timeout=DEADLINE_S)
     assert driver.returncode == 130, err
     assert '"status": "CANCELLED"' in out
     assert ('unfinished": 0' in out) == (times == 1)

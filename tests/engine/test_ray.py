@@ -13,6 +13,7 @@ import pytest
 import sage
 from engines import RayEngine
 from live import Gate, Notes
+from patience import DEADLINE_S
 from ray_nodes import MARKS
 from sage import Operator, OperatorContext, Status
 from sage.connectors import Items
@@ -126,7 +127,7 @@ def test_a_killed_host_is_the_end_of_the_run(wait_until: Wait) -> None:
     job, pids, gate = busy()
     wait_until(lambda: len(pids) == 2)
     os.kill(pids[0], signal.SIGKILL)
-    result = job.wait(30)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert result.status is Status.FAILED
     assert "E810" in str(result.error)
@@ -142,7 +143,7 @@ def test_a_host_that_stands_still_is_lost(wait_until: Wait, monkeypatch: pytest.
     job, pids, gate = busy()
     wait_until(lambda: len(pids) == 2)
     os.kill(pids[0], signal.SIGSTOP)
-    result = job.wait(30)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert "nothing was heard of it for 2 s" in str(result.error)
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
@@ -152,7 +153,7 @@ def test_an_abort_leaves_no_host(wait_until: Wait) -> None:
     job, pids, gate = busy()
     wait_until(lambda: len(pids) == 2)
     job.abort()
-    result = job.wait(30)
+    result = job.wait(DEADLINE_S)
     gate.open()
     assert result.status is Status.CANCELLED
     wait_until(lambda: not any(is_alive(pid) for pid in pids))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.command_line import environment
+from patience import DEADLINE_S
 from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
 from sage.processes import Process, end_all, marked
 
-PATIENCE_S = 30
 HEAD = """
 import itertools, os, signal, sys, time
 from pathlib import Path
@@ -109,7 +109,7 @@ class Managed:
     def died(self) -> bool:
         """Whether the manager killed itself, when it has ended."""
         assert self.manager is not None
-        return self.manager.wait(PATIENCE_S) == -signal.SIGKILL
+        return self.manager.wait(DEADLINE_S) == -signal.SIGKILL
 
     def submit(self, source: str, **fields: Any) -> str:
         """Submit a file with this text; the id of the job."""
@@ -152,6 +152,6 @@ class Managed:
             for run in self.folder.job(job).path.iterdir()
             if run.name.isdigit()
         ]
-        assert end_all([one for one in supervisors if one is not None], PATIENCE_S) == []
+        assert end_all([one for one in supervisors if one is not None], DEADLINE_S) == []
         for unfinished in self.where.glob(".*.sage-tmp"):  # the output of a pipeline that was killed
             unfinished.unlink()

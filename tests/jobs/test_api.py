@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from jobs.managers import QUICK, Managed
+from patience import DEADLINE_S
 from sage.errors import StorageError, UsageError
 from sage.jobs.api import ROUTES
 from sage.jobs.client import Client
@@ -43,7 +44,7 @@ def ask(
     port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str | None] | None = None
 ) -> tuple[int, dict[str, Any]]:
     """One request through the port; a header that is None is not sent."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     connection.putrequest(method, path, skip_host=True)
     given = {"Host": f"127.0.0.1:{port}", "Content-Length": str(len(body or b""))} | dict(headers or {})
     for name, value in given.items():
@@ -58,7 +59,7 @@ def ask(
 
 def raw(port: int, data: bytes) -> bytes:
     """What comes back for these bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         found = b""

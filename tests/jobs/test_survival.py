@@ -11,6 +11,7 @@ import pytest
 
 from cli.command_line import environment
 from jobs.managers import ENDLESS, HEAD, QUICK, RELEASED, Managed
+from patience import DEADLINE_S
 from sage.errors import StorageError, UsageError
 
 Wait = Callable[[Callable[[], object]], None]
@@ -190,7 +191,7 @@ def test_two_managers_at_once(managed: Managed) -> None:
     managed.start()
     second = subprocess.run(
         [sys.executable, "-m", "sage", "jobmanager", "start", "--foreground"], capture_output=True, text=True,
-        env=environment(SAGE_DATA_DIR=str(managed.folder.path.parent)), timeout=30, check=False,
+        env=environment(SAGE_DATA_DIR=str(managed.folder.path.parent)), timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert second.returncode == 2
     assert managed.manager is not None
@@ -263,7 +264,7 @@ def test_a_newer_state_file(managed: Managed) -> None:
     )  # fmt: skip
     second = subprocess.run(
         [sys.executable, "-m", "sage", "jobmanager", "start"], capture_output=True, text=True,
-        env=environment(SAGE_DATA_DIR=str(managed.folder.path.parent)), timeout=30, check=False,
+        env=environment(SAGE_DATA_DIR=str(managed.folder.path.parent)), timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert (second.returncode, second.stdout) == (6, "")
     assert second.stderr.startswith("E605 a newer SAGE wrote this at ")

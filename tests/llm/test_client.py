@@ -7,6 +7,7 @@ import pytest
 from asking import QUESTION, ask, with_client
 
 from endpoints import MODEL, MisbehavingEndpoint
+from patience import DEADLINE_S
 from sage.errors import PipelineError, RecordError
 from sage.llm.client import ChatClient
 from sage.llm.wire import Completion
@@ -108,7 +109,7 @@ def test_cancelling_a_call_closes_its_connection(endpoint: MisbehavingEndpoint) 
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert await asyncio.to_thread(endpoint.abandoned.acquire, timeout=2)
+        assert await asyncio.to_thread(endpoint.abandoned.acquire, timeout=DEADLINE_S)
 
     endpoint.script(["silence"])
     with_client(ask_and_cancel, endpoint.url)

@@ -14,6 +14,7 @@ import pytest
 from asking import QUESTION, ask, refusal, with_client
 
 from endpoints import MODEL, MisbehavingEndpoint, canary, closed_port_url, deaf_port_url
+from patience import DEADLINE_S
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, MissingDependency, RecordError, SageError
 from sage.llm import faults
 from sage.llm.answer import Patience, Timeouts
@@ -110,7 +111,7 @@ def test_each_phase_has_its_timeout(
     error = refusal(endpoint.url, **{**QUICK, **limits})
     assert (error.code, type(error)) == (code, EndpointError)
     assert "_timeout_s = 0." in str(error)
-    assert endpoint.abandoned.acquire(timeout=2)
+    assert endpoint.abandoned.acquire(timeout=DEADLINE_S)
 
 
 def test_no_connection_in_time() -> None:

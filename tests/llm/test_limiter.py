@@ -20,8 +20,8 @@ from virtual import (
     steps,
 )
 
-from sage.scheduling.limiter import AdaptiveLimit
 from sage.llm.simulated.profile import profile_named
+from sage.scheduling.limiter import AdaptiveLimit
 
 PEAKED = profile_named("peaked")
 SIZES = [narrow, heavy_tailed, long_and_short]

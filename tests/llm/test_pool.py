@@ -9,6 +9,7 @@ import pytest
 from asking import QUESTION
 
 from endpoints import MODEL, MisbehavingEndpoint, closed_port_url
+from patience import DEADLINE_S
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineError, RecordError
 from sage.llm import EndpointPool
 from sage.llm.client import ChatClient
@@ -42,7 +43,7 @@ def with_pool(work: Callable[[EndpointPool], Awaitable[T]], *urls: str, **option
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -151,7 +152,7 @@ def test_a_cancelled_request_frees_its_place_at_once(endpoint: MisbehavingEndpoi
 
     endpoint.script(["silence"])
     assert with_pool(ask_and_cancel, endpoint.url, most=1) == "ok: why?"
-    assert endpoint.abandoned.acquire(timeout=2)
+    assert endpoint.abandoned.acquire(timeout=DEADLINE_S)
 
 
 def test_a_request_that_is_cancelled_while_it_waits_is_never_sent(endpoint: MisbehavingEndpoint) -> None:
@@ -256,7 +257,7 @@ class TestStreaming:
             async with one.stream(QUESTION) as answer:
                 async for _ in answer:
                     break
-            assert await asyncio.to_thread(endpoint.abandoned.acquire, timeout=2)
+            assert await asyncio.to_thread(endpoint.abandoned.acquire, timeout=DEADLINE_S)
 
         endpoint.script(["stop:2"])
         self.run(kind(endpoint.url), read)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sage.scheduling.limiter import AdaptiveLimit, Flight
 from sage.llm.simulated.engine import Engine
 from sage.llm.simulated.engine import Request as EngineRequest
 from sage.llm.simulated.profile import Profile
+from sage.scheduling.limiter import AdaptiveLimit, Flight
 
 CHUNK_TOKENS = 2048
 Sizes = Callable[[random.Random], tuple[float, float]]

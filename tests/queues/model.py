@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from patience import DEADLINE_S
 from sage.queues import BatchFull, Empty, Full, Queue, QueueClosed
 
 Make: TypeAlias = Callable[[int | None], Queue[Any]]
@@ -97,7 +98,7 @@ class Walker(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        assert self.queue.wait_for_pending_puts(timeout=10)
+        assert self.queue.wait_for_pending_puts(timeout=DEADLINE_S)
         assert self.queue.get_stats().buffer_size == 0
 
     @precondition(lambda self: len(self.items) > 20)

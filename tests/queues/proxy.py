@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from patience import DEADLINE_S
+
 
 class Proxy:
     """Listens on a port of its own and passes everything on to `target`; `delay_s` in each direction."""
@@ -66,7 +68,7 @@ class Proxy:
         self._loop.close()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_S)
 
     async def _cut(self) -> None:
         for writer in list(self._open):

@@ -15,7 +15,7 @@ from sage.queues import handles
 
 MARKS = [
     pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and files
 ]

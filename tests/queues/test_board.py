@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from processes import Other
 
+from patience import DEADLINE_S
 from sage.errors import QueueError
 from sage.queues import (
     LocalQueueDescriptor,
@@ -171,7 +172,7 @@ queue = sage.queues.LocalQueueDescriptor().create()
 while not sage.queues.overview():
     pass
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_S)
     assert gone(folder)
 
 

@@ -16,6 +16,7 @@ import pytest
 from ray_cluster import MARKS, actors, call, ray, run_ray, wait_until_left
 
 from conftest import Wait
+from patience import DEADLINE_S
 from sage.queues import Queue as Contract
 from sage.queues import QueueBroken, QueueClosed, QueueDescriptor, QueueError
 from sage.queues.ray import (
@@ -217,7 +218,7 @@ def test_a_cancelled_coroutine_takes_nothing() -> None:
         waiting.cancel()
         await asyncio.wait([waiting])
         q.put("kept")
-        assert await q.get_async(timeout=10) == "kept"
+        assert await q.get_async(timeout=DEADLINE_S) == "kept"
 
     asyncio.run(main())
 
@@ -384,11 +385,11 @@ def test_when_the_actor_is_killed_nobody_hangs() -> None:
     attachment = ray.get(ray.get_actor(descriptor.actor_name).attach.remote(descriptor.queue_id, here))
     os.kill(attachment.process, signal.SIGKILL)
     for thread in threads:
-        thread.join(2)
+        thread.join(DEADLINE_S)
     assert [type(error) for error in got] == [QueueBroken, QueueBroken]
     assert [list(error.items) for error in got if isinstance(error, QueueBroken)] == [["item"], ["item"]]
     with pytest.raises(QueueBroken):
-        ray.get(elsewhere, timeout=2)
+        ray.get(elsewhere, timeout=DEADLINE_S)
     for use in (made.get, lambda: made.put_batch([1])):
         with pytest.raises(QueueBroken):
             use()

@@ -11,6 +11,7 @@ import numpy
 import pytest
 from ray_cluster import MARKS, actors, call, ray, run_two_nodes, wait_until_left
 
+from patience import DEADLINE_S
 from sage.queues import Queue as Contract
 from sage.queues import QueueBroken
 from sage.queues.ray import Queue, RayQueue, RayQueueDescriptor
@@ -56,14 +57,14 @@ def test_items_arrive_once_and_in_order(hosted: Hosted, there: On) -> None:
             for item in range(5_000):
                 q.put(item)
             q.put_batch(range(5_000, 10_000))
-            q.wait_for_pending_puts(20)
+            q.wait_for_pending_puts(DEADLINE_S)
             is_here = isinstance(q, RayQueue) and q.is_here
             q.detach()
             return is_here
 
     descriptor, made = hosted
     produced = there(produce, descriptor)
-    assert [made.get(timeout=20) for _ in range(10_000)] == list(range(10_000))
+    assert [made.get(timeout=DEADLINE_S) for _ in range(10_000)] == list(range(10_000))
     assert ray.get(produced) is False
 
 
@@ -79,7 +80,7 @@ def test_a_consumer_on_the_other_node(hosted: Hosted, there: On) -> None:
     descriptor, made = hosted
     consumed = there(consume, descriptor)
     made.put_batch(range(3_000))
-    assert ray.get(consumed, timeout=30) == list(range(3_000))
+    assert ray.get(consumed, timeout=DEADLINE_S) == list(range(3_000))
 
 
 def test_large_arrays_cross(hosted: Hosted, there: On) -> None:
@@ -87,12 +88,12 @@ def test_large_arrays_cross(hosted: Hosted, there: On) -> None:
         q = descriptor.open()
         for index in range(4):
             q.put(numpy.full(200_000, index))
-        q.wait_for_pending_puts(20)
+        q.wait_for_pending_puts(DEADLINE_S)
         q.detach()
 
     descriptor, made = hosted
     produced = there(produce, descriptor)
-    assert [int(made.get(timeout=20).sum()) for _ in range(4)] == [0, 200_000, 400_000, 600_000]
+    assert [int(made.get(timeout=DEADLINE_S).sum()) for _ in range(4)] == [0, 200_000, 400_000, 600_000]
     ray.get(produced)
 
 
@@ -101,7 +102,7 @@ def test_references_go_across(hosted: Hosted, there: On) -> None:
         q = descriptor.open()
         got = [ray.get(q.get()["reference"]) for _ in range(3)]
         q.put_batch([[ray.put(item)] for item in got])
-        q.wait_for_pending_puts(20)
+        q.wait_for_pending_puts(DEADLINE_S)
         q.detach()
         return got
 
@@ -109,7 +110,7 @@ def test_references_go_across(hosted: Hosted, there: On) -> None:
     for item in range(3):
         made.put({"reference": ray.put(item)})
     consumed = there(consume, descriptor)
-    assert ray.get(consumed, timeout=30) == [0, 1, 2]
+    assert ray.get(consumed, timeout=DEADLINE_S) == [0, 1, 2]
 
 
 def test_the_killed_actor_is_noticed(hosted: Hosted, there: On) -> None:
@@ -126,7 +127,7 @@ def test_the_killed_actor_is_noticed(hosted: Hosted, there: On) -> None:
     here = ray.get_runtime_context().get_node_id()
     attachment = ray.get(ray.get_actor(descriptor.actor_name).attach.remote(descriptor.queue_id, here))
     os.kill(attachment.process, signal.SIGKILL)
-    assert ray.get(waiting, timeout=5) == "broken"
+    assert ray.get(waiting, timeout=DEADLINE_S) == "broken"
 
 
 def test_the_drop_in_for_coroutines_on_the_other_node(there: On) -> None:
@@ -139,12 +140,12 @@ def test_the_drop_in_for_coroutines_on_the_other_node(there: On) -> None:
             await asyncio.wait([cancelled])
             for item in range(3):
                 await q.put_async(item)
-            return sorted([await waiting, await q.get_async(timeout=10), await q.get_async(timeout=10)])
+            return sorted([await waiting, await q.get_async(timeout=DEADLINE_S), await q.get_async(timeout=DEADLINE_S)])
 
         return asyncio.run(main())
 
     q = Queue()
-    assert ray.get(there(work, q), timeout=30) == [0, 1, 2]
+    assert ray.get(there(work, q), timeout=DEADLINE_S) == [0, 1, 2]
 
 
 def test_the_queue_is_where_it_was_created(there: On) -> None:

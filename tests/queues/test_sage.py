@@ -13,6 +13,7 @@ import pytest
 from making import made
 from processes import Other
 
+from patience import DEADLINE_S
 from sage.queues import (
     Empty,
     Full,
@@ -98,7 +99,7 @@ def test_a_getter_that_waits_is_carried_over(make: Make) -> None:
     getter.start()
     with Other(descriptor, OPEN + "queue.put(1); hear()") as other:
         assert other.hear() == "open"
-        getter.join(20)
+        getter.join(DEADLINE_S)
         assert got == [1]
 
 
@@ -112,7 +113,7 @@ def test_a_putter_that_waits_is_carried_over(make: Make) -> None:
         assert other.hear() == "open"
         assert other.hear() == "[1, 2, 3]"
     for putter in putters:
-        putter.join(20)
+        putter.join(DEADLINE_S)
 
 
 def test_nothing_is_lost_or_repeated_while_it_moves(make: Make) -> None:
@@ -141,10 +142,10 @@ def test_nothing_is_lost_or_repeated_while_it_moves(make: Make) -> None:
         other.say("leave")
         assert other.hear() == "left"
         for thread in work[:producers]:
-            thread.join(30)
+            thread.join(DEADLINE_S)
         queue.close()
         for thread in work[producers:]:
-            thread.join(30)
+            thread.join(DEADLINE_S)
     everything = [item for mine in got for item in mine]
     assert sorted(everything) == [(number, item) for number in range(producers) for item in range(count)]
     for mine in got:
@@ -233,7 +234,7 @@ def test_the_same_descriptor_is_enough_on_another_machine() -> None:
         pipe = subprocess.PIPE
         with here.popen([sys.executable, "-c", prologue + own], stdout=pipe, text=True) as owner:
             assert owner.stdout.readline() == "made\n"
-            there.run([sys.executable, "-c", prologue + put], check=True, timeout=20)
+            there.run([sys.executable, "-c", prologue + put], check=True, timeout=DEADLINE_S)
             assert owner.stdout.read().split() == ["[['item']]", "2"]
 
 

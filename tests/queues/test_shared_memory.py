@@ -13,6 +13,7 @@ import pytest
 from making import made
 from processes import Other
 
+from patience import DEADLINE_S
 from sage.queues import (
     BatchFull,
     Empty,
@@ -27,7 +28,6 @@ from sage.queues import (
 from sage.testing import check_queue, check_queue_bytes
 
 Make = Callable[..., tuple[SharedMemoryQueueDescriptor, SharedMemoryQueue[Any]]]
-DEADLINE_S = 20.0
 
 
 @pytest.fixture

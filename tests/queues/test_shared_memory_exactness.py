@@ -13,11 +13,11 @@ import pytest
 from making import made
 from processes import Other
 
+from patience import DEADLINE_S
 from sage.queues import BatchFull, Empty, Full, QueueClosed, QueueError, SharedMemoryQueue, SharedMemoryQueueDescriptor
 from sage.queues.frames import Frame, pack, pack_many, unpack
 
 Make = Callable[..., tuple[SharedMemoryQueueDescriptor, SharedMemoryQueue[Any]]]
-DEADLINE_S = 20.0
 FOREVER_MS = 1e6
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import Wait
 from llm.asking import ask
+from patience import DEADLINE_S
 from sage.errors import EndpointBusy, EndpointError, PipelineError, SageError
 from sage.llm.simulated import PROFILES, Fault, SimulatedEndpoint
 
@@ -168,5 +169,5 @@ def test_leaving_breaks_what_is_under_way(wait_until: Wait) -> None:
         thread = threading.Thread(target=call, args=(endpoint.url,))
         thread.start()
         wait_until(lambda: endpoint.snapshot().running == 1)
-    assert ended.wait(10)
+    assert ended.wait(DEADLINE_S)
     thread.join()
