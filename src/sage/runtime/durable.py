@@ -6,12 +6,10 @@ A run without one has None in its place, everywhere. `durability/` is the implem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sage.errors import SageError
 from sage.flow.graph import StepPlan
 from sage.record import Lineage
 
@@ -108,13 +106,6 @@ class Branch:
 
     folder: str
     epoch: int
-
-    def open(self, failed: Callable[[SageError], None]) -> Durability:
-        """For this process; `failed` gets the first error of the journal, from another thread. Raises
-        `StorageError`."""
-        from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
-
-        return StepJournals(Path(self.folder), self.epoch, failed)
 
 
 class Durability(ABC):

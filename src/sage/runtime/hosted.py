@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 from sage.flow.shipping import unpack
 from sage.queues import Queue
@@ -19,7 +20,7 @@ from sage.runtime.assembly import Assembly, assemble
 from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Aborted, Control
 from sage.runtime.crossing import CrossingWiring
-from sage.runtime.durable import Durability
+from sage.runtime.durable import Branch, Durability
 from sage.runtime.edges import Item
 from sage.runtime.host import Host, Roster
 from sage.runtime.messages import (
@@ -93,7 +94,7 @@ class HostProgram:
         ledger = self._reports.ledger_of(name_of(self._number), None)
         pipeline = plan.graph.pipeline
         letters = LettersOnTheWay(ledger, pipeline, plan.run_id, plan.clock)
-        self._durability = None if plan.journal is None else plan.journal.open(self._fail)
+        self._durability = None if plan.journal is None else self._open_journal(plan.journal)
         context = RuntimeContext(
             pipeline, plan.run_id, self._control, ledger, letters, plan.clock, append=False, durability=self._durability
         )
@@ -103,6 +104,11 @@ class HostProgram:
         self._parts = assemble(self._wiring, self._host)
         self._workers = self._parts.workers
         self._roster = Roster(self._workers)
+
+    def _open_journal(self, journal: Branch) -> Durability:
+        from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
+
+        return StepJournals(Path(journal.folder), journal.epoch, self._fail)
 
     def _receive_until_close(self) -> Close | None:
         """Do what the driver says; None if it is gone."""

@@ -176,8 +176,8 @@ class DurableBook(Book):
 
     def _finished(self, ticket: Ticket) -> None:
         super()._finished(ticket)
-        self._ended.add(ticket.number)
-        if ticket.number in self._records:  # not of a reduction
+        if ticket.number in self._records:  # of a source: results of a reduction come again as long as the job lives
+            self._ended.add(ticket.number)
             records = self._records.pop(ticket.number)
             self._moved[ticket.partition] = self._moved.get(ticket.partition, 0) + records
 

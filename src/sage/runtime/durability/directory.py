@@ -225,7 +225,8 @@ class JobDirectory(StepJournals):
                 "E604", "the journal of the job is missing", at=str(folder / JOURNAL),
                 try_="put it back, or use another job directory",
             )  # fmt: skip
-        foreign = [path.name for path in folder.iterdir() if path.name not in (LOCK, BLOBS, f"{JOURNAL}.new")]
+        ours = (LOCK, BLOBS, f"{JOURNAL}.new")  # and what SQLite puts beside it
+        foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)]
         if foreign:
             raise StorageError(
                 "E611", "the folder is not empty and is no job directory", at=str(folder),

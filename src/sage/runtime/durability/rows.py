@@ -113,8 +113,8 @@ class Rows:
         """Make the file with these rows; it appears whole or not at all."""
         draft = path.with_name(path.name + ".new")
         with _translated(path):
-            for left in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm")):
-                left.unlink(missing_ok=True)
+            for end in ("", "-journal", "-wal", "-shm"):
+                Path(f"{draft}{end}").unlink(missing_ok=True)
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             connection = sqlite3.connect(draft, isolation_level=None)
             try:

@@ -1,0 +1,277 @@
+"""What the fault tests are made of: a workload that leaves traces, processes that are killed, and checkers.
+
+A run is a process of its own, forked from the test. What it did is known from the outside only: from the bill, to which
+every call adds a line before it answers, and from the outputs. The checkers return what is wrong, by name: LOST, DUP,
+UNEXPECTED, ORDER, BILL, ENDS, ACCOUNT, LEAK; an empty list is what a test wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sage
+from sage.connectors import Csv, JsonLines, SQLite
+from sage.runtime.durability.audit import verify
+
+KEYS = 7
+DEADLINE_S = 60.0
+Hook = Callable[[], None]
+"""Called in the process of a run, before it begins."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Unique integers with keys, through a durable call, into every kind of sink, and into a sum by key."""
+
+    folder: Path
+    records: int = 300
+    concurrency: int = 8
+    call_s: float = 0.001
+    ordered: bool = False
+    threads: bool = False
+    retries: int = 0
+
+    def prepare(self) -> None:
+        lines = (json.dumps({"n": n, "key": n % KEYS}) for n in range(self.records))
+        (self.folder / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    def pipeline(self) -> sage.Pipeline:
+        pipeline = sage.Pipeline("faults")
+        stream = pipeline.read(JsonLines(self.folder / "in.jsonl"), name="read")
+        if self.ordered:
+            stream = stream.order_by("key")
+        paid = stream.map(
+            Pay(self.folder / "bill", self.call_s) if self.threads else PayAsync(self.folder / "bill", self.call_s),
+            name="pay", durable=True, concurrency=self.concurrency, retries=self.retries,
+        )  # fmt: skip
+        paid.write(JsonLines(self.folder / "out.jsonl"), name="lines")
+        paid.write(Csv(self.folder / "out.csv"), name="rows")
+        paid.write(SQLite(self.folder / "out.db", "out"), name="table")
+        sums = paid.key_by("key").aggregate(int, _add, name="sums")
+        sums.map(list).write(JsonLines(self.folder / "sums.jsonl"), name="totals")
+        return pipeline
+
+    def run(self) -> sage.RunResult:
+        options = sage.RunOptions(job_dir=self.folder / "job")
+        return sage.start(self.pipeline(), options).wait(DEADLINE_S)
+
+
+def _add(total: int, record: Any) -> int:
+    return total + int(record["n"])
+
+
+class Bill:
+    """Every call adds a line before it answers; the file outlives whoever made the call."""
+
+    def __init__(self, path: Path, call_s: float) -> None:
+        self.path = path
+        self.call_s = call_s
+
+    def note(self, record: Any) -> Any:
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(file, f"{record['n']}\n".encode())
+        os.close(file)
+        return {**record, "answer": record["n"] * 2, "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+
+
+class Pay(Bill):
+    def __call__(self, record: Any) -> Any:
+        answer = self.note(record)
+        time.sleep(self.call_s)
+        return answer
+
+
+class PayAsync(Bill):
+    async def __call__(self, record: Any) -> Any:
+        answer = self.note(record)
+        await asyncio.sleep(self.call_s)
+        return answer
+
+
+@dataclass
+class History:
+    """What happened to the runs of one job."""
+
+    workload: Workload
+    kills: int = 0
+    ended: list[str] = field(default_factory=list)
+    """How each run that was not killed ended."""
+
+    def run(self, *, kill_after_s: float | None = None, hook: Hook | None = None) -> bool:
+        """One run in a process of its own; True if it came to its end, False if it was killed."""
+        told, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(told)
+            _child(self.workload, tell, hook)
+        os.close(tell)
+        try:
+            if kill_after_s is not None:
+                _wait_a_moment(told, kill_after_s)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            word = _read_all(told)
+        finally:
+            os.close(told)
+            _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            self.kills += 1
+            return False
+        self.ended.append("SUCCEEDED" if word.startswith("REFUSED E115") else word)  # it had, when it was killed
+        return True
+
+    def run_to_the_end(self) -> None:
+        assert self.run(), "a run that nobody killed was killed"
+
+    def violations(self) -> list[str]:
+        """Everything that is wrong, after a run that ended."""
+        if not self.ended or self.ended[-1] != "SUCCEEDED":
+            return [f"ENDS: {self.ended[-1:] or 'never'}"]
+        return [*self._account(), *self._outputs(), *self._bill(), *self._leaks()]
+
+    def _account(self) -> Iterator[str]:
+        found = verify(self.workload.folder / "job")
+        if sum(found.finished.values()) != self.workload.records:
+            yield f"ACCOUNT: {found.finished}"
+
+    def _outputs(self) -> Iterator[str]:
+        folder, records = self.workload.folder, self.workload.records
+        expected = Counter(range(records))
+        rows = [json.loads(line) for line in _lines(folder / "out.jsonl")]
+        yield from _compared("lines", Counter(row["n"] for row in rows), expected)
+        yield from _compared(
+            "rows", Counter(int(line.split(",")[0]) for line in _lines(folder / "out.csv")[1:]), expected
+        )
+        with sqlite3.connect(folder / "out.db") as database:
+            found = Counter(n for (n,) in database.execute("SELECT n FROM out"))
+        database.close()
+        yield from _compared("table", found, expected)
+        totals = dict(map(json.loads, _lines(folder / "sums.jsonl")))
+        right = {key: sum(range(key, records, KEYS)) for key in range(min(KEYS, records))}
+        if totals != right or len(_lines(folder / "sums.jsonl")) != len(right):
+            yield f"DUP or LOST in sums: {totals}, not {right}"
+        if self.workload.ordered:
+            for key in range(KEYS):
+                some = [row["n"] for row in rows if row["key"] == key]
+                if some != sorted(some):
+                    yield f"ORDER of key {key}: {some}"
+
+    def _bill(self) -> Iterator[str]:
+        calls = len(_lines(self.workload.folder / "bill"))
+        most = self.workload.records + self.kills * self.workload.concurrency
+        if calls > most:
+            yield f"BILL: {calls} calls, and {most} would be the most after {self.kills} kills"
+
+    def _leaks(self) -> Iterator[str]:
+        for pattern in (".*.sage-part", ".*.sage-tmp", "job/calls-*", "job/blobs/*/.*"):
+            yield from (f"LEAK: {path.name}" for path in self.workload.folder.glob(pattern))
+
+
+def _compared(sink: str, found: Counter[int], expected: Counter[int]) -> Iterator[str]:
+    for name, some in (
+        ("LOST", expected.keys() - found.keys()),
+        ("UNEXPECTED", found.keys() - expected.keys()),
+        ("DUP", {n for n, times in found.items() if times > 1}),
+    ):
+        if some:
+            yield f"{name} in {sink}: {sorted(some)[:10]}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _child(workload: Workload, tell: int, hook: Hook | None) -> None:
+    """In the process of a run. Never returns."""
+    try:
+        if hook is not None:
+            hook()
+        try:
+            result = workload.run()
+            word = result.status.value if result.error is None else f"{result.status.value} {result.error}"
+        except sage.SageError as error:
+            word = f"REFUSED {error}"
+        os.write(tell, word.encode()[:4000])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _read_all(end: int) -> str:
+    data = b""
+    while piece := os.read(end, 4096):
+        data += piece
+    return data.decode()
+
+
+def _wait_a_moment(end: int, seconds: float) -> None:
+    """So long, or until the run has ended."""
+    import select
+
+    select.select([end], [], [], seconds)
+
+
+class CrashPoints:
+    """Counts the points at which something becomes safe: commits of the journal and fsyncs; dies at the one asked for.
+
+    `before`: just before it, else just after it. As a hook, in the process of a run.
+    """
+
+    def __init__(self, at: int, *, before: bool) -> None:
+        self._left = at
+        self._before = before
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        from sage.runtime.durability.rows import Rows
+
+        fsync, commit, replace = os.fsync, Rows._commit, os.replace
+        os.fsync = lambda descriptor: self._point(fsync, descriptor)
+        os.replace = lambda *names: self._point(replace, *names)  # type: ignore[assignment]
+        Rows._commit = lambda rows: self._point(commit, rows)  # type: ignore[method-assign]
+
+    def _point(self, act: Callable[..., None], *arguments: Any) -> None:
+        with self._lock:
+            self._left -= 1
+            now = self._left == 0
+        if now and self._before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        act(*arguments)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def nemesis(seed: int) -> Iterator[random.Random]:
+    """Where all chance comes from; a test that fails tells its seed."""
+    try:
+        yield random.Random(seed)
+    except BaseException as error:
+        error.add_note(f"seed {seed}")
+        raise
+
+
+def killed_and_resumed(workload: Workload, delays_s: Sequence[float]) -> History:
+    """A job that is killed after each of these times, and then runs to its end."""
+    workload.prepare()
+    history = History(workload)
+    for delay_s in delays_s:
+        if history.run(kill_after_s=delay_s):
+            return history
+    history.run_to_the_end()
+    return history

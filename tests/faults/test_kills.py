@@ -1,0 +1,28 @@
+"""Jobs that are killed, again and again, and end as if nothing had happened."""
+
+from pathlib import Path
+
+import pytest
+from harness import CrashPoints, History, Workload, killed_and_resumed, nemesis
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("kind", ["async", "threads", "ordered"])
+def test_a_job_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, kind: str, seed: int) -> None:
+    workload = Workload(tmp_path, threads=kind == "threads", ordered=kind == "ordered", call_s=0.005)
+    with nemesis(seed) as chance:
+        history = killed_and_resumed(workload, [chance.uniform(0.02, 0.3) for _ in range(3)])
+        assert history.violations() == []
+
+
+@pytest.mark.parametrize("point", [1, 2, 3, 5, 8, 13, 21, 34])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_a_crash_where_something_becomes_safe_is_survived(tmp_path: Path, point: int, before: bool) -> None:
+    workload = Workload(tmp_path, records=60, call_s=0.0)
+    workload.prepare()
+    history = History(workload)
+    history.run(hook=CrashPoints(point, before=before))
+    history.run(hook=CrashPoints(point, before=before))
+    if not history.ended or history.ended[-1] != "SUCCEEDED":
+        history.run_to_the_end()
+    assert history.violations() == []
