@@ -11,5 +11,5 @@
     figures.py       numbers, times and tables as text; report.py  how a run ended, in words and as JSON
     stderr.py        what is said to the user
     cluster.py       sage cluster; holding.py  the process behind one; detached.py  what goes on without us
-    dead_letters.py, doctor.py (checks.py: what it looks at), rag.py, version.py
+    dead_letters.py, doctor.py (checks.py, ray_checks.py: what it looks at), rag.py, version.py
 """

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from itertools import chain
 
 import click
 
 from sage.cli.checks import Finding, Level, all_findings
 from sage.cli.commands import debug_option
+from sage.cli.ray_checks import ray_findings
 from sage.errors import PipelineError
+from sage.runtime.run import check_engine
 
 NOT_READY = PipelineError.exit_code
 INDENT = 23
@@ -19,15 +22,24 @@ COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 @click.command("doctor")
 @click.option("--json", "to_json", is_flag=True, help="The findings as one JSON object.")
+@click.option("--engine", metavar="NAME", help="ray: look at a cluster too.")
+@click.option("--address", metavar="ADDRESS", help="ray: the cluster at HOST:PORT, its name, or auto.")
+@click.option("--insecure-cluster", is_flag=True, help="ray: look at a cluster that asks for no token.")
 @debug_option
 @click.pass_context
-def doctor(context: click.Context, to_json: bool) -> None:
+def doctor(
+    context: click.Context, to_json: bool, engine: str | None, address: str | None, insecure_cluster: bool
+) -> None:
     """Check that this machine is ready for SAGE, and say what to do where it is not.
+
+    With --engine ray, also that a cluster is: the one at --address, or a private one that is started for it.
 
     Exits with 0 if nothing failed; warnings are about what only some pipelines need.
     """
+    check_engine(engine or "local")
+    with_ray = engine == "ray" or address is not None
     findings = []
-    for finding in all_findings():
+    for finding in chain(all_findings(), ray_findings(address, insecure=insecure_cluster) if with_ray else ()):
         findings.append(finding)
         if not to_json:
             _show(finding)
