@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from processes import Other
 
+from patience import DEADLINE_S
 from sage.errors import MissingDependency, QueueBroken, QueueClosed, QueueError
 from sage.queues import (
     Full,
@@ -104,8 +105,8 @@ def test_another_process_puts_and_gets(owned: Any, descriptor: RPCQueueDescripto
 def test_interpreter_exit_flushes(owned: Any, descriptor: RPCQueueDescriptor) -> None:
     program = "q = descriptor.open(); q.linger_ms = 60_000\nfor number in range(50): q.put(number)"
     with Other(descriptor, program) as other:
-        assert [owned.get(timeout=20) for _ in range(50)] == list(range(50))
-        assert other.process.wait(20) == 0
+        assert [owned.get(timeout=DEADLINE_S) for _ in range(50)] == list(range(50))
+        assert other.process.wait(DEADLINE_S) == 0
 
 
 def test_items_that_were_put_before_close_are_all_got(owned: Any, descriptor: RPCQueueDescriptor) -> None:
@@ -145,7 +146,7 @@ def test_a_killed_owner_breaks_the_queue() -> None:
             waiting = threads.submit(queue.put, 2)
             owner.kill()
             with pytest.raises(QueueBroken) as raised:
-                waiting.result(20)
+                waiting.result(DEADLINE_S)
         assert list(raised.value.items)[-1] == 2
         with pytest.raises(QueueBroken):
             queue.get()
@@ -172,14 +173,15 @@ def test_an_owner_that_ends_tells_the_others() -> None:
             waiting = threads.submit(queue.get)
             owner.say("end")
             with pytest.raises((QueueBroken, QueueClosed)):
-                waiting.result(20)
+                waiting.result(DEADLINE_S)
         queue.detach()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_what_a_client_held_is_free_again(
-    owned: Any, descriptor: RPCQueueDescriptor, wait_until: Wait, number: signal.Signals
-) -> None:
+def test_what_a_client_held_is_free_again(wait_until: Wait, number: signal.Signals) -> None:
+    """The end of a connection tells that a client is gone, however long the patience with a silent one."""
+    descriptor = described(maxsize=100, patience_s=1.0 if number == signal.SIGSTOP else 10_000.0)
+    owned: Any = descriptor.create()
     program = "q = descriptor.open(); q.put(0); q.wait_for_pending_puts(); say('put'); hear()"
     with Other(descriptor, program) as other:
         assert other.hear() == "put"
@@ -188,6 +190,7 @@ def test_what_a_client_held_is_free_again(
         wait_until(lambda: _puts(owned) or owned.qsize() == 100)
         with pytest.raises(Full):
             owned.put_nowait("one too many")
+    owned.detach()
 
 
 def _puts(queue: Any) -> bool:
@@ -204,7 +207,7 @@ def test_a_killed_consumer_takes_only_what_was_sent_to_it(owned: Any, descriptor
         assert other.hear() == "for the one who dies"
         owned.put_batch([1, 2, 3])
         other.kill()
-        assert [owned.get(timeout=10) for _ in range(3)] == [1, 2, 3]
+        assert [owned.get(timeout=DEADLINE_S) for _ in range(3)] == [1, 2, 3]
 
 
 def test_two_processes_share_the_work(owned: Any, descriptor: RPCQueueDescriptor) -> None:

@@ -142,8 +142,9 @@ class CallsListener:
     def address(self) -> tuple[str, int]:
         return "", 0
 
-    def send(self, peer: bytes, parts: Parts) -> None:
+    def send(self, peer: bytes, parts: Parts) -> bool:
         self._loop.call_soon_threadsafe(self._post, peer, [bytes(part) for part in parts])
+        return True
 
     def receive(self, timeout_s: float) -> tuple[bytes, Parts] | None:
         try:

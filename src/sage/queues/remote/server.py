@@ -18,7 +18,9 @@ from sage.queues.remote.transport import Listener, Parts
 from sage.queues.serving import Served
 
 _ACKNOWLEDGE_BYTES = 256 * 1024
-_LOOK_S = 1.0
+_LOOK_S = 0.5
+_SILENT_S = 0.5  # so long after its last sign of life a client that holds something is asked for one
+_LOST_S = 2.0  # how long a client whose connection ended has to come back
 Listen: TypeAlias = Callable[[], Listener]
 
 
@@ -36,7 +38,8 @@ class QueueServer:
     ) -> None:
         """Listen at `host` and `port` (0: a free one), or on what `listen` makes. Raises E503 where that is taken.
 
-        A client from which nothing was heard for `patience_s` is given up: what it held is free again.
+        A client is given up from which nothing was heard for `patience_s`, or whose connection ended and which did not
+        come back within some two seconds: what it held is free again.
         """
         self._listener = listen() if listen is not None else _zeromq(key, host, port)
         self._patience_s = patience_s
@@ -95,7 +98,7 @@ class QueueServer:
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for client in list(self._clients.values()):
-                if now - client.heard_at > self._patience_s:
+                if now - client.heard_at > self._patience_s or client.is_lost(now):
                     self._forget(client)
         due = min([service.tick(now) for service in list(self._services.values())], default=now + _LOOK_S)
         return max(0.0, min(due, self._look_at) - now)
@@ -167,6 +170,7 @@ class Client:
         self.stream = Stream(session, life)
         self.ports: dict[int, Port] = {}
         self.heard_at = time.monotonic()
+        self._unreachable_since: float | None = None
         self._listener = listener
         self._lock = threading.Lock()
 
@@ -199,6 +203,19 @@ class Client:
             for port in self.ports.values():
                 port.service.resume()
         return is_next
+
+    def is_lost(self, now: float) -> bool:
+        """Whether its connection ended, and it did not come back. Asks for a sign of life where that matters."""
+        if now - self.heard_at < _SILENT_S or not any(port.holds_something for port in self.ports.values()):
+            self._unreachable_since = None
+            return False
+        with self._lock:
+            is_connected = self._listener.send(self.stream.session, self.stream.ping(now))
+        if is_connected:
+            self._unreachable_since = None
+        elif self._unreachable_since is None:
+            self._unreachable_since = now
+        return self._unreachable_since is not None and now - self._unreachable_since >= _LOST_S
 
     def acknowledge(self) -> None:
         """Tell what was received, if it is much."""

@@ -98,8 +98,12 @@ class Port:
 
     def is_worth_asking(self, closed: bool) -> bool:
         """Whether a recall may change anything, `closed` telling whether the queue is."""
-        holds = self.places > 0 or self.size > 0 or self.delivered > self.confirmed
-        return not self.is_silent and (holds or (closed and not self.knows_closed))
+        return not self.is_silent and (self.holds_something or (closed and not self.knows_closed))
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether others could have it."""
+        return self.places > 0 or self.size > 0 or self.delivered > self.confirmed
 
 
 class _Round:

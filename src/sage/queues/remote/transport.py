@@ -44,8 +44,9 @@ class Listener(Protocol):
     def address(self) -> tuple[str, int]:
         """Where it listens."""
 
-    def send(self, peer: bytes, parts: Parts) -> None:
-        """From any thread, one at a time. Never waits; where `peer` is not connected, the message is lost."""
+    def send(self, peer: bytes, parts: Parts) -> bool:
+        """From any thread, one at a time. Never waits. False where `peer` is known not to be connected: the message is
+        lost."""
 
     def receive(self, timeout_s: float) -> tuple[bytes, Parts] | None:
         """For one thread: the next message and whose it is; None after `timeout_s`, or when woken."""

@@ -78,17 +78,19 @@ class _Socket:
             if not self._closed:
                 os.eventfd_write(self._bell, 1)
 
-    def _send(self, parts: Parts, not_connected: int) -> None:
+    def _send(self, parts: Parts, not_connected: int) -> bool:
         with self._lock:
             if self._closed:
-                return
+                return False
             try:
                 self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
             except zmq.ZMQError as error:
                 if error.errno != not_connected:
                     raise
+                return False
             if self._asleep and _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
                 os.eventfd_write(self._bell, 1)
+            return True
 
     def _receive(self, timeout_s: float) -> list[Any] | None:
         parts = self._receive_now()
@@ -235,8 +237,8 @@ class ZeroMQListener(_Socket):
     def address(self) -> tuple[str, int]:
         return self._address
 
-    def send(self, peer: bytes, parts: Parts) -> None:
-        self._send((peer, *parts), zmq.EHOSTUNREACH)
+    def send(self, peer: bytes, parts: Parts) -> bool:
+        return self._send((peer, *parts), zmq.EHOSTUNREACH)
 
     def receive(self, timeout_s: float) -> tuple[bytes, Parts] | None:
         parts = self._receive(timeout_s)
