@@ -30,7 +30,7 @@ from sage.llm.pool import EndpointPool
 
 BODY_TIMEOUT_S = 30.0
 """For the whole body of a request to come."""
-PRUDENCE = 0.8
+PRUDENCE = 0.6
 """Of the time that a request may wait: endpoints free their places in bursts, and a wait foretold is an average."""
 CALLER = web.RequestKey("caller", Caller)
 
