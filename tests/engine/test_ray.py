@@ -139,13 +139,13 @@ def test_a_killed_host_is_the_end_of_the_run(wait_until: Wait) -> None:
 
 
 def test_a_host_that_stands_still_is_lost(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "LEASE_TICKS", 2)
+    monkeypatch.setattr(member, "LEASE_TICKS", 4)
     job, pids, gate = busy()
     wait_until(lambda: len(pids) == 2)
     os.kill(pids[0], signal.SIGSTOP)
     result = job.wait(DEADLINE_S)
     gate.open()
-    assert "nothing was heard of it for 2 s" in str(result.error)
+    assert "nothing was heard of it for 4 s" in str(result.error)
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 

@@ -42,6 +42,8 @@ from sage.runtime.stage import figures_of
 from sage.runtime.worker import Event, Opened
 
 FIGURES_EVERY_S = 0.25
+SILENT_AT_MOST = 8
+"""Where nothing changes, the driver is told one time in so many that the host lives."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -144,8 +146,15 @@ class HostProgram:
             self._send(HostEnded(self._number, Failure.of(error)))
 
     def _tell_figures(self) -> None:
+        told: object = None
+        silent = 0
         while not self._over.wait(FIGURES_EVERY_S):
-            self._send(self._figures())
+            figures = self._figures()
+            news = [(part.received, part.emitted, part.parked) for some in figures.steps.values() for part in some]
+            silent += 1
+            if news != told or silent == SILENT_AT_MOST:
+                told, silent = news, 0
+                self._send(figures)
 
     def _figures(self) -> Figures:
         if self._parts is None:

@@ -15,7 +15,7 @@ from sage.runtime.engine import HostHandle
 from sage.runtime.messages import Lost, Parcel, Setup, name_of
 
 LEASE_TICKS = 15
-"""A host that says nothing for so many seconds is lost; it says something four times a second."""
+"""A host that says nothing for so many seconds is lost; it says something every two, at least."""
 
 
 class Member:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from sage import cluster
 from sage.errors import HostError, MissingDependency
 from sage.runtime.ray_placement import resources_of
+from sage.runtime.ray_project import runtime_environment
 from sage.scheduling import Node
 
 
@@ -29,8 +30,10 @@ def connected(address: str | None, *, insecure: bool) -> Iterator[None]:
         return
     with ExitStack() as held:
         found = held.enter_context(cluster.private()) if address is None else cluster.join(address, insecure=insecure)
+        project = None if found.is_loopback else runtime_environment()
         with _handlers_kept():
-            held.enter_context(cluster.connect(found, log_to_driver=False, logging_level=logging.ERROR))
+            options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": project}
+            held.enter_context(cluster.connect(found, **options))
         yield
 
 
