@@ -3,6 +3,7 @@
 import http.client
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -168,6 +169,16 @@ def test_health_fails_while_usage_cannot_be_written_and_nothing_of_it_is_lost(wa
         wait_until(lambda: ask(gateway, "/health").status == 200)
     (found,) = used(gateway)
     assert found.requests == 2
+
+
+def test_what_is_in_flight_when_it_ends_is_answered_whole(wait_until: Wait) -> None:
+    with SimulatedEndpoint(TINY, faults=["drip=0.02"]) as endpoint, ThreadPoolExecutor(1) as client:
+        with gateway_for(endpoint.url, drain_s=50) as gateway:
+            answer = client.submit(ask, gateway, CHAT, chat(stream=True, max_tokens=20, ignore_eos=True))
+            wait_until(lambda: 'in_flight{endpoint="' in _metrics(gateway) and '"} 1.0' in _metrics(gateway))
+        assert answer.result().body.endswith(b"data: [DONE]\n\n")
+    (found,) = used(gateway)
+    assert (found.failed, found.completion_tokens) == (0, 20)
 
 
 def test_an_endpoint_that_redirects_is_not_followed() -> None:

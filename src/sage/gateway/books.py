@@ -13,6 +13,8 @@ from sage.gateway.config import Period
 from sage.gateway.ledger import Ledger, Used
 
 Account = tuple[str, str, str, str]
+MOST_UNWRITTEN = 10_000
+"""Accounts: clients name their jobs and steps as they like, also while the file cannot be written."""
 
 
 class Books:
@@ -61,5 +63,7 @@ class Books:
 
     def _keep(self, used: Used) -> None:
         account = used[:4]
+        if len(self._unwritten) >= MOST_UNWRITTEN and account not in self._unwritten:
+            account = (used.key, "", "", used.model)
         old = self._unwritten.get(account, Used(*account, requests=0))
         self._unwritten[account] = Used(*account, *(a + b for a, b in zip(old[4:], used[4:], strict=True)))

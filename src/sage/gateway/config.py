@@ -8,6 +8,7 @@
     timeout_s = 600              # for a whole answer
     longest_answer_tokens = 4096 # of a request that does not say it, where a budget has to hold
     usage_file = "usage.sqlite"  # relative to this file
+    drain_s = 1                  # at its end, for requests in flight; then they are broken off
     cache_bytes = 0              # for answers to be given again to who asks for it; 0: none
     cache_ttl_s = 3600
     prefix_affinity = true       # long prompts that begin alike go to the same endpoint, where that costs nothing
@@ -109,6 +110,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     longest_answer_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     usage_file: str | None = None
+    drain_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     cache_bytes: Annotated[int, Meta(ge=0)] = 0
     cache_ttl_s: Annotated[float, Meta(gt=0)] = 3600.0
     prefix_affinity: bool = True

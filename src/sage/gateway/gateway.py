@@ -16,7 +16,8 @@ class Gateway(HostedServer):
         with Gateway(GatewayConfig(endpoint=(EndpointConfig("http://127.0.0.1:8001"),), port=0)) as gateway:
             ask(gateway.url)
 
-    Usage is written to `usage_file` (SQLite; made if it is not there). Leaving breaks every connection.
+    Usage is written to `usage_file` (SQLite; made if it is not there). Leaving waits for
+    requests in flight, at most `drain_s`, and breaks the others.
 
     Entering returns when it listens. Raises `PipelineError` (E242, E244, E248), `EndpointError` where an endpoint that
     has to be asked for its models does not answer, `StorageError` E670, `MissingDependency` without aiohttp.

@@ -52,12 +52,13 @@ class Server:
             self._pools |= dict.fromkeys(models, pool)
         self._health = Health(set(self._pools.values()), books)
         serving = Serving(self._config, self._pools, books, self._health, self._figures)
-        self._listener = HttpListener(self._application(serving), protocol=Connection)
+        app, drain_s = self._application(serving), self._config.drain_s
+        self._listener = HttpListener(app, shutdown_timeout_s=drain_s, protocol=Connection)
         await self._listener.open(self._config.host, self._config.port)
         self.url = self._listener.url
 
     async def close(self) -> None:
-        """Break every connection, write down what was used, let go of the port."""
+        """Take no more requests, wait `drain_s` for those in flight, write down what was used."""
         if self._listener is not None:
             await self._listener.close()
         for pool in set(self._pools.values()):
