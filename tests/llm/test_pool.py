@@ -165,7 +165,7 @@ def test_a_request_that_is_cancelled_while_it_waits_is_never_sent(endpoint: Misb
         await asyncio.gather(first, third)
         assert second.cancelled()
 
-    endpoint.script(["slow:0.05"])
+    endpoint.script(["slow:1"])
     with_pool(cancel_the_second, endpoint.url, most=1)
     assert len(endpoint.requests) == 2
 

@@ -19,17 +19,17 @@ from patience import DEADLINE_S
 from sage.errors import EndpointBusy, EndpointError, PipelineError, SageError
 from sage.llm.simulated import PROFILES, Fault, SimulatedEndpoint
 
-QUICK = {"first_byte_timeout_s": 0.3, "between_chunks_timeout_s": 0.3, "model": "tiny-model"}
+QUICK = {"first_byte_timeout_s": 0.3, "between_chunks_timeout_s": 0.3}
 SHORT = {"prompt": "x", "max_tokens": 1}
 LONG = {"prompt": "x", "max_tokens": 8000, "ignore_eos": True}
 REQUEST = {"max_tokens": 30, "ignore_eos": True}
 
 
-def failure(fault: str, request: dict[str, Any] | None = None) -> SageError:
+def failure(fault: str, request: dict[str, Any] | None = None, **limits: float) -> SageError:
     """What SAGE's client makes of the one request that `fault` befalls; the next one is well."""
     with SimulatedEndpoint("tiny", faults=[f"{fault}*1"]) as endpoint:
         with pytest.raises(SageError) as caught:
-            ask(endpoint.url, request=request or REQUEST, **QUICK)
+            ask(endpoint.url, request=request or REQUEST, model="tiny-model", **limits)
         assert ask(endpoint.url, request=REQUEST, model="tiny-model").text
     return caught.value
 
@@ -37,7 +37,8 @@ def failure(fault: str, request: dict[str, Any] | None = None) -> SageError:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("fault", ["half", "stall", "cut", "reset", "silence", "garbage", "500", "drip=0.4", "503"])
 def test_no_fault_is_taken_for_an_answer(fault: str, stream: bool) -> None:
-    error = failure(fault, {**REQUEST, "stream": stream})
+    limits = QUICK if fault in ("stall", "silence", "drip=0.4") else {}
+    error = failure(fault, {**REQUEST, "stream": stream}, **limits)
     assert isinstance(error, EndpointError)
     assert isinstance(error, EndpointBusy) == (fault == "503")
 
@@ -116,7 +117,7 @@ def test_everything_can_be_changed_while_it_runs() -> None:
         assert post(url, "/admin/restart", {}, "wrong")[0] == 401
 
 
-def test_half_the_capacity_is_half_the_throughput() -> None:
+def test_half_the_capacity_is_half_the_throughput(wait_until: Wait) -> None:
     def seconds() -> float:
         """16 answers of 20 tokens at once: just before the peak; with half the capacity far beyond it."""
         start = time.monotonic()
@@ -124,9 +125,10 @@ def test_half_the_capacity_is_half_the_throughput() -> None:
         return time.monotonic() - start
 
     with SimulatedEndpoint("peaked") as endpoint:
-        full_s = seconds()
         endpoint.set_capacity(0.5)
-        assert seconds() > 1.5 * full_s
+        half_s = seconds()
+        endpoint.set_capacity(1)
+        wait_until(lambda: half_s > 1.5 * seconds())  # unless the machine was busy
 
 
 def test_a_restart_drops_everything(wait_until: Wait) -> None:
