@@ -14,23 +14,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from benchmarks.queues.channels import free_port
 from benchmarks.queues.harness import CONTEXT, RATE, Row, check, in_processes, in_threads
+from benchmarks.queues.ray import in_actors, new_barrier, ray_here
 
 from sage.queues import (
     Full,
     LocalQueueDescriptor,
     QueueClosed,
     QueueDescriptor,
+    RayQueueDescriptor,
+    RPCQueueDescriptor,
     SageQueueDescriptor,
     SharedMemoryQueueDescriptor,
+    new_key,
 )
 
 ENDS = 4
 ITEMS = 10_000_000
 TOGETHER = 100
 MAXSIZE = 10_000
-MAX_BYTES = 8_000_000
 MEGABYTE = 1_000_000
+FITTING = 8
+MAX_BYTES = FITTING * MEGABYTE + 100_000
 
 
 @dataclass
@@ -121,9 +127,46 @@ def rows(rounds: int) -> Iterator[Row]:
     for name, kind in (("shared memory", SharedMemoryQueueDescriptor), ("sage", SageQueueDescriptor)):
         make = partial(kind, maxsize=MAXSIZE)
         yield from rows_of(name, make, partial(_among_processes, make), rounds)
-    fits = MAX_BYTES // MEGABYTE
-    count = held(SharedMemoryQueueDescriptor(max_bytes=MAX_BYTES), bytes(MEGABYTE))
-    yield Row(f"shared memory, max_bytes {MAX_BYTES:,}: of 1 MB", f"{count}", "", "", None, f"<= {fits}", count <= fits)
+    yield from _of_bytes("local", LocalQueueDescriptor(max_bytes=MAX_BYTES))
+    yield from _of_bytes("shared memory", SharedMemoryQueueDescriptor(max_bytes=MAX_BYTES))
+    yield from _of_bytes("sage", SageQueueDescriptor(max_bytes=MAX_BYTES))
+    yield from _of_bytes("rpc", RPCQueueDescriptor(port=free_port(), key=new_key(), max_bytes=MAX_BYTES))
+    yield from rows_of("rpc", _rpc, _over_rpc, rounds)
+    with ray_here():
+        ours = partial(RayQueueDescriptor, maxsize=MAXSIZE)
+        yield from _of_bytes("ray", RayQueueDescriptor(max_bytes=MAX_BYTES))
+        yield from rows_of("ray", ours, partial(_among_actors, ours), rounds)
+
+
+def _of_bytes(kind: str, descriptor: QueueDescriptor) -> Iterator[Row]:
+    """How many arrays of 1 MB are held by a queue in which 8 fit."""
+    fits = FITTING
+    count = held(descriptor, bytes(MEGABYTE))
+    yield Row(f"{kind}, max_bytes {MAX_BYTES:,}: of 1 MB", f"{count}", "", "", None, f"= {fits}", count == fits)
+
+
+def _rpc() -> QueueDescriptor:
+    return RPCQueueDescriptor(port=free_port(), key=new_key(), maxsize=MAXSIZE)
+
+
+def _over_rpc() -> float:
+    """The owner is this process, and neither puts nor gets."""
+    descriptor = _rpc()
+    owner = descriptor.create()
+    try:
+        return many_to_many(descriptor, in_processes, CONTEXT.Barrier(ENDS))
+    finally:
+        owner.detach()
+
+
+def _among_actors(make: Callable[[], QueueDescriptor]) -> float:
+    """All ends are actors of this node; this process owns the queue."""
+    descriptor = make()
+    owner = descriptor.create()
+    try:
+        return many_to_many(descriptor, in_actors, new_barrier(ENDS))
+    finally:
+        owner.detach()
 
 
 def _among_processes(make: Callable[[], QueueDescriptor]) -> float:

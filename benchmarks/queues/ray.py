@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -50,11 +51,18 @@ CALLS_LISTS = Load(50_000, small_items, together=100, warm_up=5_000)
 
 
 def rows(rounds: int) -> Iterator[Row]:
+    with ray_here():
+        yield from _rows(rounds)
+
+
+@contextmanager
+def ray_here() -> Iterator[None]:
+    """A Ray of this machine alone, for as long as it is measured."""
     if ray is None:
         raise NotMeasured("Ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1_000_000_000, log_to_driver=False)
     try:
-        yield from _rows(rounds)
+        yield
     finally:
         ray.shutdown()
 
@@ -116,6 +124,33 @@ def in_actors(*jobs: Job) -> list[Any]:
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+class _Barrier:
+    """The actor behind `new_barrier`."""
+
+    def __init__(self, parties: int) -> None:
+        import asyncio
+
+        self._barrier = asyncio.Barrier(parties)
+
+    async def wait(self) -> None:
+        await self._barrier.wait()
+
+
+class _Wait:
+    """What its parties have of it."""
+
+    def __init__(self, barrier: Any) -> None:
+        self._barrier = barrier
+
+    def wait(self) -> None:
+        ray.get(self._barrier.wait.remote())
+
+
+def new_barrier(parties: int) -> Any:
+    """A barrier for jobs in actors."""
+    return _Wait(ray.remote(_Barrier).options(num_cpus=0).remote(parties))
 
 
 class _Actor:

@@ -56,7 +56,7 @@ def test_capacities_that_are_refused(maxsize: Any) -> None:
     refused("E502", maxsize, lambda maxsize: LocalQueueDescriptor(maxsize=maxsize))
 
 
-GOOD = {"version": 1, "kind": "local", "queue_id": "q", "maxsize": 5, "max_bytes": None}
+GOOD = {"version": 1, "kind": "local", "queue_id": "q", "maxsize": 5, "max_bytes": None, "adaptive": True}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,7 @@ GOOD = {"version": 1, "kind": "local", "queue_id": "q", "maxsize": 5, "max_bytes
         ("E522", {key: value for key, value in GOOD.items() if key != "maxsize"}),
         ("E501", GOOD | {"queue_id": "../x"}),
         ("E502", GOOD | {"maxsize": "5"}),
+        ("E522", GOOD | {"adaptive": 1}),
     ],
 )
 def test_documents_that_are_refused(code: str, data: Any) -> None:

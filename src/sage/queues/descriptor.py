@@ -63,11 +63,15 @@ class QueueDescriptor(ABC):
     queue_id: str = field(default_factory=new_queue_id)
     maxsize: int | None = 10_000
     """How many items fit. None: any number, on request."""
+    adaptive: bool = True
+    """That of new handles, where single items are gathered underneath."""
 
     def __post_init__(self) -> None:
         check_name(self.queue_id)
         if self.maxsize is not None:
             check_capacity("maxsize", self.maxsize, at=f"queue {self.queue_id}")
+        if type(self.adaptive) is not bool:
+            raise QueueError("E522", "adaptive is not possible", at="$.adaptive", expected="true or false")
 
     @classmethod
     @abstractmethod
@@ -84,11 +88,15 @@ class QueueDescriptor(ABC):
 
     def create(self) -> Queue[Any]:
         """Make the queue: once, at its owner. Raises E503 where a queue of this id exists."""
-        return handles.create(self, self._make)
+        return handles.create(self, lambda: self._set_up(self._make()))
 
     def open(self) -> Queue[Any]:
         """The handle of this process: the one it has, or a new one. Raises E504 if the queue does not exist."""
-        return handles.open_(self, self._attach)
+        return handles.open_(self, lambda: self._set_up(self._attach()))
+
+    def _set_up(self, queue: Queue[Any]) -> Queue[Any]:
+        queue.adaptive = self.adaptive
+        return queue
 
     @property
     def queue_instance(self) -> Queue[Any]:

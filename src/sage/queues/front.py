@@ -43,6 +43,14 @@ class Front(Queue[Item]):
         self._core.linger_ms = linger_ms
 
     @property
+    def adaptive(self) -> bool:
+        return self._core.adaptive
+
+    @adaptive.setter
+    def adaptive(self, adaptive: bool) -> None:
+        self._core.adaptive = adaptive
+
+    @property
     def maxsize(self) -> int | None:
         return self._core.maxsize
 

@@ -16,6 +16,7 @@ from typing import Any
 from sage.errors import QueueError
 from sage.queues.frames import LARGE_BYTES, Frame, Frozen, pack, pack_many
 from sage.queues.peers import Peers
+from sage.queues.queue import Settings
 from sage.queues.ring import Ring
 from sage.queues.ring_putting import PLACE_BYTES
 from sage.queues.serving import Settles
@@ -63,7 +64,7 @@ class Gathering:
         """Frames that are made and not sent, for lack of room."""
         return len(self._unsent)
 
-    def add(self, item: Any, batch_size: int, linger_ms: float) -> bool:
+    def add(self, item: Any, settings: Settings) -> bool:
         """Put one item, now or soon; False if there is no room, or the queue is closed.
 
         Raises E509, perhaps because of an earlier item, which is in the error's `items`: this one was not put then.
@@ -75,7 +76,7 @@ class Gathering:
             if self._ring.closed or self._ended:
                 return False
             now = time.monotonic()
-            lone = now - self._sent_at >= _GAP_S
+            lone = settings.adaptive and now - self._sent_at >= _GAP_S
             is_small = _fits_a_place(item)
             for _ in self.room if is_small else ():
                 self.append(item)
@@ -85,7 +86,7 @@ class Gathering:
             is_flood = bool(self._items) or not lone
             if not self._send():
                 return False
-            if is_flood and is_small and batch_size > 1 and self._reserve(min(batch_size, self._per_frame), linger_ms):
+            if is_flood and is_small and settings.batch_size > 1 and self._reserve(settings):
                 next(self.room)
                 self.append(item)
                 return True
@@ -160,10 +161,11 @@ class Gathering:
 
     # --- all that follows is called under the lock ---
 
-    def _reserve(self, count: int, linger_ms: float) -> int:
-        granted = self._ring.reserve_share(count)
+    def _reserve(self, settings: Settings) -> int:
+        count = settings.batch_size
+        granted = self._ring.reserve_share(min(count, self._per_frame) if settings.adaptive else count)
         if granted:
-            self._linger_s = linger_ms / 1000
+            self._linger_s = settings.linger_ms / 1000
             was_idle = not self._held
             self._held += granted
             self.room = repeat(None, granted)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from sage.errors import QueueClosed, QueueError
 
@@ -52,6 +52,19 @@ class QueueStats:
     """Items in the queue now."""
 
 
+class Settings(Protocol):
+    """What the user may change while a queue runs, as its parts see it."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def linger_ms(self) -> float: ...
+
+    @property
+    def adaptive(self) -> bool: ...
+
+
 class Queue(ABC, Generic[Item]):
     """A channel from many producers to many consumers. Every method may be called from any thread.
 
@@ -63,6 +76,7 @@ class Queue(ABC, Generic[Item]):
     def __init__(self) -> None:
         self._batch_size = DEFAULT_BATCH_SIZE
         self._linger_ms = DEFAULT_LINGER_MS
+        self._adaptive = True
 
     @property
     def batch_size(self) -> int:
@@ -85,6 +99,15 @@ class Queue(ABC, Generic[Item]):
         if not 0 <= linger_ms < float("inf"):
             raise QueueError("E502", "linger_ms is not possible", got=linger_ms, expected="milliseconds from 0")
         self._linger_ms = linger_ms
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether frames follow sizes, load and pauses; else single items wait for `batch_size` or `linger_ms`."""
+        return self._adaptive
+
+    @adaptive.setter
+    def adaptive(self, adaptive: bool) -> None:
+        self._adaptive = adaptive
 
     @property
     @abstractmethod

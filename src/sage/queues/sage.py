@@ -121,7 +121,7 @@ class SageQueue(Front[Item]):
     def _move(self, old: LocalQueue[Item]) -> Queue[Item]:
         """What was put so far, in shared memory. Those who wait at the old queue are woken, and follow."""
         new: Queue[Item] = self._descriptor.memory.create()
-        new.batch_size, new.linger_ms = old.batch_size, old.linger_ms
+        new.batch_size, new.linger_ms, new.adaptive = old.batch_size, old.linger_ms, old.adaptive
         was_closed = old.closed
         items, takes = _drained(old)
         try:

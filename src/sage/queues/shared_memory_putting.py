@@ -5,26 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sage.errors import QueueError
 from sage.queues.frames import LARGE_BYTES, PLAIN, Frame, Frozen, pack, pack_list, pack_many
 from sage.queues.gathering import Gathering
-from sage.queues.queue import BatchFull, Full, deadline_of
+from sage.queues.queue import BatchFull, Full, Settings, deadline_of
 from sage.queues.ring import Ring
 from sage.queues.waiting import Waiting
 
 _MANY = 1_000  # items of a batch that are pickled together at most
-
-
-class Settings(Protocol):
-    """What the user may change while the queue runs."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def linger_ms(self) -> float: ...
 
 
 class Putting:
@@ -46,7 +36,7 @@ class Putting:
                 self._put_alone(frame, item, block, timeout)
                 return
             now_or_never = Frozen(bytes(frame.data))
-        attempt = partial(self._gathering.add, now_or_never, settings.batch_size, settings.linger_ms)
+        attempt = partial(self._gathering.add, now_or_never, settings)
         if not attempt():
             self._wait_with(item, attempt, block, timeout)
 

@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sage.errors import QueueBroken, QueueError
 from sage.queues.frames import Frame, pack, pack_many
-from sage.queues.queue import BatchFull, closed_error, deadline_of
+from sage.queues.queue import BatchFull, Settings, closed_error, deadline_of
 from sage.queues.remote.link import Link
 from sage.queues.remote.messages import Ask, Back, Need, of_frame
 from sage.queues.remote.pace import Pace
@@ -39,16 +39,6 @@ _MOST = 1 << 18
 _FRAME_BYTES = 64 * 1024
 _TOGETHER = 1_000  # items of lists that are put one after the other
 _NEVER = float("inf")
-
-
-class Settings(Protocol):
-    """What the user may change while the queue runs."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def linger_ms(self) -> float: ...
 
 
 class _Sent(NamedTuple):
@@ -272,13 +262,15 @@ class Producer:
 
     def _fitting(self, count: int) -> int:
         """How many items make a frame: `count`, and fewer large ones."""
+        if not self._settings.adaptive:
+            return count
         return max(1, min(count, int(_FRAME_BYTES / self._item_bytes)))
 
     def _gathered(self, enough: int) -> None:
         """Look whether the buffer is to be sent: after a pause, or when `enough` items are in it, fewer large ones."""
         enough = self._fitting(enough)
         now = time.monotonic()
-        if len(self._buffer) < enough and now - self._sent_at < _GAP_S:
+        if len(self._buffer) < enough and (now - self._sent_at < _GAP_S or not self._settings.adaptive):
             self._limit = enough
             self._first_at = min(self._first_at, now)
             self._link.wake_by(self._first_at + self._settings.linger_ms / 1000)
