@@ -26,7 +26,7 @@ def start_node(plan: NodePlan, folder: Path, head_address: str | None) -> Any:
     params = parameter.RayParams(
         node_name=plan.name,
         node_ip_address=plan.address,
-        temp_dir=str(folder),
+        temp_dir=str(folder / "ray"),  # Ray lets everybody write into it: not where the token is
         num_cpus=plan.cpus,
         num_gpus=plan.gpus,
         object_store_memory=plan.store_bytes,
