@@ -1,9 +1,8 @@
 """The adaptive limit against every static setting: ``python benchmarks/llm_limit.py``.
 
 The endpoint is SAGE's simulated one with the profile ``peaked`` (throughput is largest with about 18 requests in
-flight, and half of that with 34), and never answers 429. By default in virtual time: the engine and the limiter are the
-real ones, the clock is not, and nothing goes over a network. ``--http`` runs the pool against the simulated server over
-loopback.
+flight, and half of that with 34), and never answers 429. In virtual time: the engine and the limiter are the
+real ones, the clock is not, and nothing goes over a network: `llm_limit_http.py` measures the same over HTTP.
 
 Each row is a median over seeds. A row's best static setting comes from a sweep in the same run. Bars: 97% of its
 throughput, p99 within 1.2 times its p99, from a start of 1 and of 256; within 30 s of a change of capacity the same.
@@ -12,16 +11,12 @@ throughput, p99 within 1.2 times its p99, from a start of 1 and of 256; within 3
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from sage.llm import ChatClient, EndpointPool
-from sage.llm.simulated import SimulatedEndpoint, profile_named
+from sage.llm.simulated import profile_named
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
 from virtual import Client, Fixed, Simulated, adaptive
@@ -29,7 +24,6 @@ from virtual import Client, Fixed, Simulated, adaptive
 PROFILE = profile_named("peaked")
 SETTINGS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 64, 128, 256)
 WARM_S, MEASURED_S, GRACE_S = 30.0, 120.0, 30.0
-PROMPT, MAX_TOKENS = [{"role": "user", "content": "word " * 200}], 100
 
 
 def sizes(chance: random.Random) -> tuple[float, float]:
@@ -94,57 +88,10 @@ def virtual(seeds: int) -> bool:
     return met
 
 
-async def load(
-    ask: Callable[[], Awaitable[object]], at_once: int, warm_s: float, measured_s: float
-) -> tuple[float, float]:
-    """Answers a second and their p99, with `at_once` callers that always ask again."""
-    latencies: list[float] = []
-    since = time.perf_counter() + warm_s
-
-    async def caller() -> None:
-        while (began := time.perf_counter()) < since + measured_s:
-            await ask()
-            if since <= (ended := time.perf_counter()) < since + measured_s:
-                latencies.append(ended - began)
-
-    await asyncio.gather(*[caller() for _ in range(at_once)])
-    latencies.sort()
-    return len(latencies) / measured_s, latencies[int(0.99 * (len(latencies) - 1))]
-
-
-async def over_http(measured_s: float) -> None:
-    """Print the table of a short run over loopback; no latencies, because those of the pool include the wait in it."""
-    print(f"HTTP on loopback, simulated endpoint {PROFILE.name!r}, {measured_s:g} s each; answers/s of 100 tokens\n")
-    best = 0.0
-    for setting in (8, 14, 18, 22, 32):
-        with SimulatedEndpoint(PROFILE) as endpoint:
-            async with ChatClient(endpoint.url) as client:
-                rate, _ = await load(
-                    lambda one=client: one.complete(PROMPT, max_tokens=MAX_TOKENS, ignore_eos=True),
-                    setting, 3.0, measured_s,
-                )  # fmt: skip
-        best = max(best, rate)
-        print(f"static {setting:4}    {rate:6.2f}")
-    for start in (1, 256):
-        with SimulatedEndpoint(PROFILE) as endpoint:
-            async with EndpointPool([endpoint.url], start=start) as pool:
-                rate, _ = await load(
-                    lambda one=pool: one.complete(PROMPT, max_tokens=MAX_TOKENS, ignore_eos=True),
-                    64, 15.0, measured_s,
-                )  # fmt: skip
-                limit = pool.snapshot()[0].limit
-        print(f"pool from {start:3}  {rate:6.2f}   {rate / best:.3f} of the best; limit {limit.limit}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="The adaptive limit against every static setting.")
-    parser.add_argument("--http", action="store_true", help="over loopback, in real time (about 3 minutes)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured for each row with --http")
     parser.add_argument("--seeds", type=int, default=9)
     arguments = parser.parse_args()
-    if arguments.http:
-        asyncio.run(over_http(arguments.seconds))
-        return 0
     return 0 if virtual(arguments.seeds) else 1
 
 

@@ -137,6 +137,30 @@ def test_clients_that_share_a_queueing_endpoint_waste_nothing() -> None:
     assert max(client.p99(120, 240) for client in clients) < 2 * alone.p99(120, 240)
 
 
+@pytest.mark.parametrize("kind", ["seats", "steps"])
+def test_clients_that_know_of_others_come_to_equal_shares(kind: str) -> None:
+    """By the endpoint's own figures, as vLLM gives them. One of them was there long before the others."""
+    shares, together = [], []
+    for seed in range(3):
+        clients = [adaptive(narrow) for _ in range(3)]
+        world = Batching(*(seats(64) if kind == "seats" else steps(0.01, 0.0002, 64)), seed=seed)
+        world.clients.append(clients[0])
+        while world.now < 240:
+            world.run(world.now + 1.0)
+            if world.now > 40:
+                world.clients = clients
+            for client in clients:
+                client.limiter.report_load(world.now, world.running, world.waiting)
+        shares.append([client.throughput(140, 240) for client in clients])
+        together.append(sum(shares[-1]))
+    alone = Client(Fixed(64), narrow)
+    world = Batching(*(seats(64) if kind == "seats" else steps(0.01, 0.0002, 64)))
+    world.clients.append(alone)
+    world.run(240)
+    assert median(min(each) / max(each) for each in shares) > 0.6
+    assert median(together) > 0.97 * alone.throughput(140, 240)
+
+
 def settled(limit: int = 128) -> AdaptiveLimit:
     """A limiter that found about `limit`."""
     client = adaptive(narrow)

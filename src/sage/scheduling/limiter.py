@@ -25,8 +25,14 @@ difference counts less the older it is, and the further from the present n it wa
 Mixed sizes of requests do therefore not look like congestion. A round in which demand did not fill the limit says
 nothing, and a jump that requests in flight cannot explain (capacity went or came) makes it forget what it knew.
 
-What it does not do: clients that share an endpoint and do not know of one another each see their own throughput grow
-with their share, so together they send more than is best. Put one pool, or the gateway, in front of an endpoint.
+Others
+------
+Clients that share an endpoint each see their own throughput grow with their share, so together they send more than is
+best, and their shares are what chance made them. Where the endpoint's own figures say that a good part of its requests
+are not ours, each client therefore also aims at the same number of its own requests *waiting* there (`QUEUE`), whatever
+it has in flight: a queue that serves in order gives equal shares to those that have as much in it (TCP Vegas, Brakmo
+and Peterson 1995). Without such figures (only vLLM's ``/metrics`` are read) it does not know, and shares stay unequal.
+Put one pool, or the gateway, in front of an endpoint: that is exact.
 
 Sources: probing for the gradient of a utility, and a step that grows with confidence: PCC Vivace (Dong et al.,
 NSDI '18). Throughput and latency as the two axes, and "application-limited" samples: BBR (Cardwell et al., ACM Queue
@@ -50,6 +56,10 @@ ROUND_TOKENS = 64
 """Of each stream in a round; fewer where answers are shorter, and a quarter of that while the boost is large."""
 SETTLE = 0.25
 """Of a round's length, before it: the requests in flight follow the limit."""
+QUEUE, QUEUE_SHARE = 3.0, 0.15
+"""So many of our requests wait at an endpoint that others use too; and the part of n that is far from that."""
+OTHERS = 1.25
+"""An endpoint that has so many times the requests that we sent it has others."""
 LARGEST_STEP = 0.7  # about a doubling
 CLEAR = 0.5
 BOOST, LARGEST_BOOST = 1.5, 6.0
@@ -265,7 +275,7 @@ class AdaptiveLimit:
         self._remember(last, point)
         waiting_share, elasticity = self._waiting_share(now), self._elasticity()
         self._snapshot = (elasticity, waiting_share, throughput, self._snapshot[3] + 1)
-        self._move(elasticity, waiting_share)
+        self._move(self._pull(now, elasticity, waiting_share))
 
     def _remember(self, last: Point, point: Point) -> None:
         change = point.log_in_flight - last.log_in_flight
@@ -301,8 +311,22 @@ class AdaptiveLimit:
         crowding = max(-CROWD, min(0.0, (zx * nn - nx * nz) / (zz * nn - nz * nz)))
         return max(-1.0, min(1.0, (nx - crowding * nz) / nn))
 
-    def _move(self, elasticity: float, waiting_share: float) -> None:
+    def _pull(self, now: float, elasticity: float, waiting_share: float) -> float:
+        """Upward if positive: what the law says; among others, the more so the fewer of ours wait, to equal shares."""
         pull = elasticity - PRICE + (1 - max(0.0, elasticity)) * math.log(1 - waiting_share)
+        if not self._has_others(now):
+            return pull
+        waiting = waiting_share * self._center
+        missing = (QUEUE - waiting) / max(QUEUE, QUEUE_SHARE * self._center)
+        return pull + waiting / (waiting + QUEUE) * (max(-1.0, min(1.0, missing)) - pull)
+
+    def _has_others(self, now: float) -> bool:
+        load = self._load
+        if load is None or now - load.at > FRESH_S:
+            return False
+        return load.running + load.waiting > OTHERS * self.in_flight + 1
+
+    def _move(self, pull: float) -> None:
         direction = math.copysign(1.0, pull)
         if direction != self._direction and self._direction:
             self._boost = 1.0

@@ -13,7 +13,7 @@ DOCUMENT = ROOT / "docs" / "endpoints.md"
 
 def test_its_examples_run() -> None:
     blocks = [block for block in blocks_of(DOCUMENT) if block.language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block.text, block.place, "exec"), {"__name__": "example"})
 
