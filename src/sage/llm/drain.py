@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 TURNOVERS, EVIDENCE = 8, 6
-"""What is remembered, and what is needed to be sure: so many requests for each place. While an endpoint's limit is still
-growing, that is never reached."""
-HINT, GROWTH = 0.25, 2
-"""What is needed to say anything, and how much quicker the queue may become while one is not sure."""
+"""What is remembered, and what is needed to say anything: so many requests for each place. While an endpoint's limit is
+still growing, that is never reached: the wait would be foretold far too long."""
 
 
 class Drain:
@@ -35,9 +33,7 @@ class Drain:
         self._left += 1
 
     def rate(self, places: int) -> float | None:
-        """Tokens a second with so many places, rather too many as long as one is not sure; None while too little was
-        seen."""
-        if self._left < HINT * places or not self._place_seconds:
+        """Tokens a second with so many places; None while too little was seen."""
+        if self._left < EVIDENCE * places or not self._place_seconds:
             return None
-        rate = places * self._tokens / self._place_seconds
-        return rate if self._left >= EVIDENCE * places else rate * GROWTH
+        return places * self._tokens / self._place_seconds
