@@ -12,8 +12,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The tests run real processes, sockets and clusters against time limits. What failed on a busy machine is tried once more,
-# alone; the log names it, and it counts if it fails again.
-AGAIN  := $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none --verbose
+# alone; the log names it, and it counts if it fails again. A crash, or tests that cannot be collected, count at once.
+PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/.failed
+AGAIN  := $(PYTEST) --last-failed --last-failed-no-failures=none --verbose
 
 .PHONY: demo test check bench bench-retrieval bench-queues bench-network test-ray bench-ray lock clean
 
@@ -21,7 +22,8 @@ demo: $(VENV)/.run $(VENV)/.model
 	$(BIN)/sage run examples/demo.py
 
 test: $(VENV)/.dev $(VENV)/.model check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup || $(AGAIN)
+	rm -rf $(VENV)/.failed
+	$(PYTEST) -n 2 --dist loadgroup || { [ $$? -eq 1 ] && $(AGAIN); }
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

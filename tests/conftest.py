@@ -54,6 +54,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip("needs root (to mount a file system, or to become another user)")
 
 
+_CRASHED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """xdist marks a test of a group; --last-failed has to find it by its name."""
+    report.nodeid = report.nodeid.removesuffix("@ray")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker ended; with an error if it crashed."""
+    if error:
+        node.config.stash[_CRASHED] = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A crash is more than a failed test: nothing is tried again."""
+    if session.config.stash.get(_CRASHED, False):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
 @pytest.fixture
 def wait_until() -> Wait:
     """Wait for a condition; fail when it has not come true after a while."""
