@@ -203,6 +203,30 @@ def test_bytes_are_counted_exactly_wherever_the_ring_begins_anew(make: Make) -> 
             queue.get_batch(60)
 
 
+OPENED_AGAIN = """
+queue = descriptor.open()
+queue.put(1)
+queue.detach()
+again = descriptor.open()
+again.put(2)
+again.flush()
+import gc
+del queue
+gc.collect()
+say("open")
+hear()
+"""
+
+
+def test_a_handle_that_was_given_up_does_not_take_the_locks_of_the_next_one_along(make: Make) -> None:
+    descriptor, queue = make()
+    with Other(descriptor, OPENED_AGAIN) as other:
+        assert other.hear() == "open"
+        assert [queue.get(timeout=DEADLINE_S) for _ in range(2)] == [1, 2]
+        with pytest.raises(Empty):  # nobody died
+            queue.get(timeout=0.7)
+
+
 RACE = """
 queue = descriptor.open()
 number = int(hear())

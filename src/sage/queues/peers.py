@@ -117,6 +117,11 @@ def take_ownership(fd: int) -> bool:
     return _lock(fd, OWNER_BYTE)
 
 
+def give_up_ownership(fd: int) -> None:
+    """The opposite."""
+    fcntl.lockf(fd, fcntl.LOCK_UN, 1, OWNER_BYTE)
+
+
 def nobody_is_there(fd: int) -> bool:
     """Whether every process that had the queue open is dead, its owner too."""
     try:

@@ -33,6 +33,7 @@ from sage.queues.ring_layout import (
     Found,
     State,
 )
+from sage.queues.segments import Segments
 
 _HAND = 100  # items that are at hand at least, if they are there
 
@@ -48,8 +49,8 @@ class Unreadable(Exception):
 class Getting(State):
     """Not for users: `Ring` is."""
 
-    def __init__(self, memory: mmap.mmap, fd: int, peers: Peers, max_bytes: int) -> None:
-        super().__init__(memory, fd, peers, max_bytes)
+    def __init__(self, memory: mmap.mmap, peers: Peers, segments: Segments, max_bytes: int) -> None:
+        super().__init__(memory, peers, segments, max_bytes)
         self.got = 0
         """Items taken by this process, those at hand too."""
         self._batch_of = -1

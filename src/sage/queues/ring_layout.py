@@ -73,7 +73,7 @@ class Side:
 class State:
     """What both halves of a ring share, as one process sees it."""
 
-    def __init__(self, memory: mmap.mmap, fd: int, peers: Peers, max_bytes: int) -> None:
+    def __init__(self, memory: mmap.mmap, peers: Peers, segments: Segments, max_bytes: int) -> None:
         self._memory = memory
         self._bytes = memoryview(memory)
         self._words = self._bytes.cast("Q")
@@ -87,7 +87,8 @@ class State:
         self._closed = memoryview(memory)[CLOSED : CLOSED + 4].cast("I")
         self._acquire_put, self._release_put = self.putting.lock.acquire, self.putting.lock.release
         self._acquire_get, self._release_get = self.getting.lock.acquire, self.getting.lock.release
-        self._segments = Segments(memory, fd, peers, max_bytes, self.putting.announce)
+        self._segments = segments
+        segments.freed = self.putting.announce
         self._bytes_in = self._bytes_out = 0
 
     @property

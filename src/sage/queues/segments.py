@@ -69,15 +69,19 @@ class Area:
 
 
 class Segments:
-    """The areas, as one process sees them. `freed` is called when one that this process looked at is free again."""
+    """The areas, as one process sees them."""
 
-    def __init__(self, memory: mmap.mmap, fd: int, peers: Peers, max_bytes: int, freed: Callable[[], None]) -> None:
+    def __init__(
+        self, memory: mmap.mmap, fd: int, map_area: Callable[[int, int], mmap.mmap], peers: Peers, max_bytes: int
+    ) -> None:
+        """`map_area` maps so many bytes of the file from a place on, once and for all."""
         self._words = memoryview(memory)[_TABLE_AT : _TABLE_AT + _TABLE_BYTES].cast("Q")
         self._begin = len(memory)
         self._fd = fd
         self._peers = peers
-        self._freed = freed
-        self._maps: dict[tuple[int, int], mmap.mmap] = {}
+        self._map_area = map_area
+        self.freed: Callable[[], object] = bool
+        """Called when one that this process looked at is free again."""
         self.max_bytes = max_bytes
         self.held_bytes = 0
         self.bytes_in = self.bytes_out = 0
@@ -159,7 +163,7 @@ class Segments:
     def free(self, entry: int) -> None:
         """It may be used again."""
         self.mark(entry, _FREE)
-        self._freed()
+        self.freed()
 
     def claim(self, entry: int) -> None:
         """The area becomes this process's own. Under the get lock, just before its frame is gone from the ring."""
@@ -198,12 +202,8 @@ class Segments:
         self.free(entry)
 
     def memory_of(self, entry: int) -> mmap.mmap:
-        """The area's bytes, mapped once and for all: with a map a descriptor is closed, and with that go all locks."""
-        place = self._words[3 * entry], self._words[3 * entry + 1]
-        found = self._maps.get(place)
-        if found is None:
-            found = self._maps[place] = mmap.mmap(self._fd, place[1], offset=place[0])
-        return found
+        """The area's bytes."""
+        return self._map_area(self._words[3 * entry], self._words[3 * entry + 1])
 
 
 def _rounded(size: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import secrets
@@ -21,11 +20,13 @@ from sage.queues import handles, shared_memory_file
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
 from sage.queues.frames import LARGE_BYTES, NUMBERS, SHORT, TEXTS, Frame
 from sage.queues.gathering import Gathering
-from sage.queues.peers import CONSUMER, PRODUCER, Peers
+from sage.queues.mapping import Mapping
+from sage.queues.peers import CONSUMER, PRODUCER, Peers, give_up_ownership
 from sage.queues.queue import Full, Item, Queue, QueueStats, closed_error, deadline_of
 from sage.queues.ring import Ring
 from sage.queues.ring_getting import Unreadable
-from sage.queues.ring_layout import HEADER_BYTES, RING_BYTES, UNBOUNDED
+from sage.queues.ring_layout import UNBOUNDED
+from sage.queues.segments import Segments
 from sage.queues.serving import Settles
 from sage.queues.shared_memory_putting import Putting
 from sage.queues.waiting import SETTLE_S, Waiting
@@ -50,19 +51,20 @@ class SharedMemoryQueue(Queue[Item]):
     Large arrays arrive as views of the queue's memory, which is used again when the last view is gone.
     """
 
-    def __init__(self, descriptor: SharedMemoryQueueDescriptor, fd: int, *, is_owner: bool) -> None:
+    def __init__(self, descriptor: SharedMemoryQueueDescriptor, mapping: Mapping, *, is_owner: bool) -> None:
         super().__init__()
         self._descriptor = descriptor
-        memory = mmap.mmap(fd, HEADER_BYTES + RING_BYTES)
+        memory, fd = mapping.memory, mapping.fd
         self._peers = Peers(memory, fd, descriptor.queue_id)
-        self._ring = Ring(memory, fd, self._peers, descriptor.max_bytes)
+        segments = Segments(memory, fd, mapping.area, self._peers, descriptor.max_bytes)
+        self._ring = Ring(memory, self._peers, segments, descriptor.max_bytes)
         self._calls, self._room_wanted = self._ring.calls, self._ring.putting.waits
         self._gathering = Gathering(self._ring, self._peers, by_value=descriptor.by_value)
         self._waiting = Waiting(self._ring, self._peers, self._gathering, descriptor.queue_id)
         self._putting = Putting(self._ring, self._gathering, self._waiting, by_value=descriptor.by_value)
         self._batch_gets = 0
         self._produces = self._consumes = False
-        self._fd = fd
+        self._mapping = mapping
         self._be_here(is_owner=is_owner)
         _live.add(self)
 
@@ -70,7 +72,7 @@ class SharedMemoryQueue(Queue[Item]):
         """This process has the slot, and gives it up when it ends."""
         self._process = os.getpid()
         path = self._descriptor.path if is_owner else None
-        self._leave = weakref.finalize(self, _leave, self._gathering, self._peers, self._fd, self._process, path)
+        self._leave = weakref.finalize(self, _leave, self._gathering, self._peers, self._mapping, self._process, path)
         if (processes := sys.modules.get("multiprocessing.util")) is not None:
             processes.Finalize(self, self._leave, exitpriority=0)  # its forked children end without `atexit`
 
@@ -281,7 +283,7 @@ class SharedMemoryQueue(Queue[Item]):
         self._produces = self._consumes = False
 
 
-def _leave(gathering: Gathering, peers: Peers, fd: int, process: int, path: Path | None) -> None:
+def _leave(gathering: Gathering, peers: Peers, mapping: Mapping, process: int, path: Path | None) -> None:
     """The end of a handle. A child that was forked with a copy of it has nothing to give back."""
     if os.getpid() != process:
         return
@@ -290,8 +292,8 @@ def _leave(gathering: Gathering, peers: Peers, fd: int, process: int, path: Path
     finally:
         peers.leave()
         if path is not None:
-            shared_memory_file.remove(fd, path)
-        os.close(fd)
+            shared_memory_file.remove(mapping.fd, path)
+            give_up_ownership(mapping.fd)
 
 
 def _send_all() -> None:
@@ -354,10 +356,10 @@ class SharedMemoryQueueDescriptor(QueueDescriptor):
     def _make(self) -> SharedMemoryQueue[Any]:
         known = [address for address in handles.addresses() if isinstance(address, SharedMemoryQueueDescriptor)]
         shared_memory_file.sweep({address.path for address in known})
-        fd = shared_memory_file.make(self.path, self._limit)
-        queue: SharedMemoryQueue[Any] = SharedMemoryQueue(self, fd, is_owner=True)
+        mapping = shared_memory_file.make(self.path, self._limit)
+        queue: SharedMemoryQueue[Any] = SharedMemoryQueue(self, mapping, is_owner=True)
         try:
-            shared_memory_file.publish(fd, self.path)  # it gets its name when it is whole
+            shared_memory_file.publish(mapping.fd, self.path)  # it gets its name when it is whole
         except FileExistsError:
             queue.detach()
             raise QueueError("E503", "this queue exists already", at=f"queue {self.queue_id}") from None
@@ -365,15 +367,11 @@ class SharedMemoryQueueDescriptor(QueueDescriptor):
 
     def _attach(self) -> SharedMemoryQueue[Any]:
         try:
-            fd = shared_memory_file.attach(self.path, self._limit)
+            mapping = shared_memory_file.attach(self.path, self._limit)
         except FileNotFoundError:
             raise self.missing("nobody has created it, or its owner has left") from None
-        try:
-            queue: SharedMemoryQueue[Any] = SharedMemoryQueue(self, fd, is_owner=False)
-        except BaseException:
-            os.close(fd)
-            raise
-        if not os.fstat(fd).st_nlink:
+        queue: SharedMemoryQueue[Any] = SharedMemoryQueue(self, mapping, is_owner=False)
+        if not os.fstat(mapping.fd).st_nlink:
             with suppress(QueueError):
                 queue.detach()
             raise self.missing("its owner left just now")

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sage.errors import QueueError
+from sage.queues.mapping import Mapping, known
 from sage.queues.peers import nobody_is_there, take_ownership
 from sage.queues.ring_layout import HEADER_BYTES, MAGIC, RING_BYTES, set_up, shape
 
@@ -20,7 +21,7 @@ def path_of(token: str) -> Path:
     return FOLDER / f"{_PREFIX}{token}"
 
 
-def make(path: Path, limit: int) -> int:
+def make(path: Path, limit: int) -> Mapping:
     """A file without a name, ready for use: `publish` names it. Raises E507."""
     try:
         fd = os.open(FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -34,7 +35,7 @@ def make(path: Path, limit: int) -> int:
     except OSError as error:
         os.close(fd)
         raise _failed(path, error) from error
-    return fd
+    return Mapping(fd)
 
 
 def publish(fd: int, path: Path) -> None:
@@ -42,8 +43,12 @@ def publish(fd: int, path: Path) -> None:
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)  # with a folder's number, it follows links
 
 
-def attach(path: Path, limit: int) -> int:
-    """Open the file of a queue of this capacity. Raises E507, E503, or `FileNotFoundError`."""
+def attach(path: Path, limit: int) -> Mapping:
+    """The file of a queue of this capacity. Raises E507, E503, or `FileNotFoundError`."""
+    mapping = known(path.lstat())
+    if mapping is not None:
+        _check(mapping.fd, path, limit)
+        return mapping
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -55,7 +60,7 @@ def attach(path: Path, limit: int) -> int:
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return Mapping(fd)
 
 
 def _check(fd: int, path: Path, limit: int) -> None:
