@@ -20,7 +20,7 @@ from sage.errors import UsageError
 from sage.testing.network import Link
 
 DEFAULT_NAME = "sage"
-START_TIMEOUT_S, NODE_TIMEOUT_S = 150.0, 30.0
+START_TIMEOUT_S, NODE_TIMEOUT_S = 220.0, 30.0
 
 
 @click.group("cluster", cls=Group)

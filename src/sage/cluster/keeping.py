@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +23,9 @@ from sage.cluster.sessions import END_S, end_sessions
 from sage.errors import ClusterError, MissingDependency
 
 FOLDER_PREFIX = "sage-ray-"
-_START_S, _NODE_START_S = 120.0, 30.0
-"""A node takes 4 s on an idle machine. Fifteen times as long is a fault, and not a busy machine."""
+_START_S, _NODE_START_S = 180.0, 30.0
+"""For all, and for each. Ray itself gives up on a node after `START_PATIENCE_S`; it may be tried twice."""
+_GAVE_UP = "timed out during startup"
 _MOST_FOLDER_CHARS = 30
 """Ray makes sockets below its folder, whose paths can have 107 characters."""
 _LOG_CHARS = 600
@@ -58,11 +59,7 @@ class Keeping:
         until = time.monotonic() + _START_S + _NODE_START_S * len(plans)
         head, rest = (plans[:1], plans[1:]) if not self._nodes else ((), plans)
         for group in (head, rest):
-            for plan in group:
-                self._ask(plan)
-            names = {plan.name for plan in group}
-            while names:
-                names.remove(self._add(self._reply(until, names)))
+            self._start_all({plan.name: plan for plan in group}, until)
         order = {plan.name: place for place, plan in enumerate(plans)}
         self._nodes.sort(key=lambda node: order.get(node.name, -1))
         return self.cluster
@@ -93,6 +90,21 @@ class Keeping:
                 start_new_session=True,  # Ctrl-C is not for it: it ends when this process closes it, or ends
             )
 
+    def _start_all(self, waiting: dict[str, NodePlan], until: float) -> None:
+        """Start them side by side. One that Ray gave up on, as it does on a busy machine, is tried once more."""
+        tried_again: set[str] = set()
+        for plan in waiting.values():
+            self._ask(plan)
+        while waiting:
+            reply = self._reply(until, waiting.keys())
+            name = str(reply.get("name", ""))
+            if _GAVE_UP in reply.get("fault", "") and name not in tried_again:
+                tried_again.add(name)
+                self._ask(waiting[name])
+            else:
+                self._add(reply)
+                del waiting[name]
+
     def _ask(self, plan: NodePlan) -> None:
         assert self._process.stdin is not None
         try:
@@ -101,7 +113,7 @@ class Keeping:
         except BrokenPipeError:
             raise self._failed(plan.name, "the keeper has ended") from None
 
-    def _reply(self, until: float, names: set[str]) -> dict[str, Any]:
+    def _reply(self, until: float, names: Iterable[str]) -> dict[str, Any]:
         """The next line from the keeper."""
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
@@ -118,13 +130,11 @@ class Keeping:
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def _add(self, reply: dict[str, Any]) -> str:
-        name = str(reply.get("name", "a node"))
+    def _add(self, reply: dict[str, Any]) -> None:
         if "fault" in reply:
-            raise self._failed(name, reply["fault"])
+            raise self._failed(str(reply.get("name", "a node")), reply["fault"])
         self._address = self._address or reply["cluster"]
-        self._nodes.append(Node(name, reply["node_id"], reply["address"], reply["cpus"], reply["pid"]))
-        return name
+        self._nodes.append(Node(reply["name"], reply["node_id"], reply["address"], reply["cpus"], reply["pid"]))
 
     def _failed(self, name: str, fault: str) -> ClusterError:
         log = (self._folder / "keeper.log").read_text(errors="replace").strip()[-_LOG_CHARS:]
