@@ -95,6 +95,10 @@ class MisbehavingEndpoint:
         """What to do with the next chat completions."""
         self._script.extend(words)
 
+    def drop_script(self) -> None:
+        """From now on every answer is good."""
+        self._script.clear()
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._ready.wait()

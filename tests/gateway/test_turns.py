@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from endpoints import MisbehavingEndpoint
 from patience import DEADLINE_S
 from sage.gateway import Gateway
 from sage.llm.simulated import PROFILES, SimulatedEndpoint
-from sage.scheduling.limiter import FIRST_LIMIT
 
 EACH = 20
 """Requests of each kind."""
@@ -30,34 +29,40 @@ def asked(text: str, **options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def occupied(gateway: Gateway, endpoint: MisbehavingEndpoint, wait_until: Wait, **headers: str) -> Iterator[None]:
-    """Every place of the endpoint is taken until the end of the block."""
-    endpoint.script(["stop:1"] * FIRST_LIMIT)
-    holders = [
-        http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S) for _ in range(FIRST_LIMIT)
-    ]
-    for holder in holders:
-        holder.request("POST", CHAT, json.dumps(asked("hold", stream=True)), headers)
-    wait_until(lambda: endpoint.in_flight == FIRST_LIMIT)
-    yield
-    for holder in holders:
+def occupied(gateway: Gateway, endpoint: MisbehavingEndpoint, wait_until: Wait, key: str, root: str) -> Iterator[None]:
+    """Every place of the endpoint is taken until the end of the block, as many as it may have at that moment."""
+    with ExitStack() as holders:
+        while not waiting(gateway, root):
+            endpoint.script(["stop:1"])
+            holder = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=DEADLINE_S)
+            holders.callback(holder.close)
+            sent = len(endpoint.requests)
+            holder.request("POST", CHAT, json.dumps(asked("hold", stream=True)), {"Authorization": key})
+            wait_until(lambda sent=sent: len(endpoint.requests) > sent or waiting(gateway, root))
         holder.close()
+        wait_until(lambda: not waiting(gateway, root))
+        endpoint.drop_script()
+        yield
 
 
 def order_of_arrival(endpoint: MisbehavingEndpoint) -> list[str]:
-    return [seen.body["messages"][0]["content"] for seen in endpoint.requests[FIRST_LIMIT:]]
+    texts = [seen.body["messages"][0]["content"] for seen in endpoint.requests]
+    return [text for text in texts if text != "hold"]
+
+
+def waiting(gateway: Gateway, root: str) -> int:
+    text = ask(gateway, "/metrics", Authorization=root).body.decode()
+    return int(float(text.partition("\nsage_gateway_waiting_requests ")[2].split()[0]))
+
+
+def have_come(gateway: Gateway, endpoint: MisbehavingEndpoint, count: int, root: str) -> bool:
+    """They wait, but for those for which a place became free meanwhile."""
+    return waiting(gateway, root) + len(order_of_arrival(endpoint)) == count
 
 
 def place(arrived: list[str], who: str) -> float:
     """On average. Requests that are sent at the same moment arrive in any order."""
     return statistics.mean(i for i, other in enumerate(arrived) if other == who)
-
-
-def have_come(gateway: Gateway, endpoint: MisbehavingEndpoint, count: int, **headers: str) -> bool:
-    """Beside those that take the places; the limit is not exactly as large as at first, so one may have been sent."""
-    text = ask(gateway, "/metrics", **headers).body.decode()
-    waiting = int(float(text.partition("\nsage_gateway_waiting_requests ")[2].split()[0]))
-    return waiting + len(endpoint.requests) == FIRST_LIMIT + count
 
 
 def test_a_higher_priority_goes_first_and_the_lower_one_is_served_too(wait_until: Wait) -> None:
@@ -68,11 +73,11 @@ def test_a_higher_priority_goes_first_and_the_lower_one_is_served_too(wait_until
         gateway_for(endpoint.url, key=(a, b, c)) as gateway,
         ThreadPoolExecutor(2 * EACH) as clients,
     ):
-        with occupied(gateway, endpoint, wait_until, Authorization=high):
+        with occupied(gateway, endpoint, wait_until, high, root):
             answers = [clients.submit(ask, gateway, CHAT, asked("low"), Authorization=low) for _ in range(EACH)]
-            wait_until(lambda: have_come(gateway, endpoint, EACH, Authorization=root))
+            wait_until(lambda: have_come(gateway, endpoint, EACH, root))
             answers += [clients.submit(ask, gateway, CHAT, asked("high"), Authorization=high) for _ in range(EACH)]
-            wait_until(lambda: have_come(gateway, endpoint, 2 * EACH, Authorization=root))
+            wait_until(lambda: have_come(gateway, endpoint, 2 * EACH, root))
         assert {answer.result().status for answer in answers} == {200}
     arrived = order_of_arrival(endpoint)
     assert Counter(arrived) == {"low": EACH, "high": EACH}
@@ -87,17 +92,17 @@ def test_tenants_take_turns_by_tokens_whoever_came_first(wait_until: Wait) -> No
         gateway_for(endpoint.url, key=(*(entry for _, entry in keys.values()), admin)) as gateway,
         ThreadPoolExecutor(5 * EACH) as clients,
     ):
-        with occupied(gateway, endpoint, wait_until, Authorization=keys["greedy"][0]):
+        with occupied(gateway, endpoint, wait_until, keys["greedy"][0], root):
             answers = [
                 clients.submit(ask, gateway, CHAT, asked("greedy"), Authorization=keys["greedy"][0])
                 for _ in range(4 * EACH)
             ]
-            wait_until(lambda: have_come(gateway, endpoint, 4 * EACH, Authorization=root))
+            wait_until(lambda: have_come(gateway, endpoint, 4 * EACH, root))
             answers += [
                 clients.submit(ask, gateway, CHAT, asked("modest"), Authorization=keys["modest"][0])
                 for _ in range(EACH)
             ]
-            wait_until(lambda: have_come(gateway, endpoint, 5 * EACH, Authorization=root))
+            wait_until(lambda: have_come(gateway, endpoint, 5 * EACH, root))
         assert {answer.result().status for answer in answers} == {200}
     arrived = order_of_arrival(endpoint)
     assert place(arrived, "modest") < place(arrived, "greedy"), "though four times as many came before them"
