@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from behind import MODEL, gateway_for, keyed
 
+from endpoints import MODEL as SCRIPTED
+from endpoints import MisbehavingEndpoint
 from sage.gateway import Gateway, new_key
 from sage.llm import ChatClient
 from sage.llm.simulated import SimulatedEndpoint
@@ -114,3 +116,43 @@ def test_our_own_clients_too(endpoint: SimulatedEndpoint) -> None:
 
     with gateway_for(endpoint.url) as gateway:
         assert asyncio.run(ask(gateway)) == MODEL
+
+
+def test_every_option_reaches_the_endpoint_as_it_was_given() -> None:
+    schema = {"name": "answer", "schema": {"type": "object", "properties": {"base_url": {"type": "string"}}}}
+    options: dict[str, Any] = {
+        "n": 2, "stop": ["\n", "END"], "logprobs": True, "top_logprobs": 3, "seed": 7, "temperature": 0.25,
+        "response_format": {"type": "json_schema", "json_schema": schema}, "logit_bias": {"50256": -100},
+        "tool_choice": "none", "parallel_tool_calls": False, "metadata": {"a": "b"},
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    }  # fmt: skip
+    with (
+        MisbehavingEndpoint() as scripted,
+        gateway_for(scripted.url) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        client.chat.completions.create(
+            model=SCRIPTED, messages=MESSAGES, **options, extra_body={"guided_regex": "a*", "top_k": 4}
+        )
+    (seen,) = scripted.requests
+    assert seen.body == {"model": SCRIPTED, "messages": MESSAGES, **options, "guided_regex": "a*", "top_k": 4}
+
+
+def test_what_an_endpoint_says_of_a_request_is_of_the_right_class() -> None:
+    with (
+        MisbehavingEndpoint() as scripted,
+        gateway_for(scripted.url, max_wait_s=0.2) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        for word, kind in (
+            ("409", openai.ConflictError), ("detail-422", openai.UnprocessableEntityError),
+            ("context", openai.BadRequestError), ("echo-key", openai.InternalServerError),
+        ):  # fmt: skip
+            scripted.script([word])
+            with pytest.raises(kind):
+                client.chat.completions.create(model=SCRIPTED, messages=MESSAGES)
+    with (
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as late,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        late.models.list()
