@@ -16,7 +16,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/.failed
 AGAIN  := $(PYTEST) --last-failed --last-failed-no-failures=none --verbose
 
-.PHONY: demo test check bench bench-retrieval bench-queues bench-network test-ray bench-ray lock clean
+.PHONY: demo test check faults bench bench-retrieval bench-queues bench-network test-ray bench-ray lock clean
 
 demo: $(VENV)/.run $(VENV)/.model
 	$(BIN)/sage run examples/demo.py
@@ -66,6 +66,10 @@ test-ray: $(VENV)/.dev
 
 bench-ray: $(VENV)/.dev
 	$(BIN)/python benchmarks/ray_engine.py
+
+# Jobs killed hundreds of times, at every point at which something becomes safe, and with 2,000 damages: half an hour
+faults: $(VENV)/.dev
+	SAGE_FAULTS=full $(BIN)/python -m pytest -n 2 tests/faults tests/engine/test_durable.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import random
+import select
 import signal
 import sqlite3
 import threading
@@ -29,6 +30,8 @@ from sage.runtime.durability.audit import verify
 
 KEYS = 7
 DEADLINE_S = 60.0
+FULL = os.environ.get("SAGE_FAULTS") == "full"
+"""All of it (``make faults``), or what fits into a run of the tests."""
 Hook = Callable[[], None]
 """Called in the process of a run, before it begins."""
 
@@ -111,17 +114,20 @@ class History:
     ended: list[str] = field(default_factory=list)
     """How each run that was not killed ended."""
 
-    def run(self, *, kill_after_s: float | None = None, hook: Hook | None = None) -> bool:
-        """One run in a process of its own; True if it came to its end, False if it was killed."""
+    def run(
+        self, *, kill_after_s: float | None = None, kill_at_bill: int | None = None, hook: Hook | None = None
+    ) -> bool:
+        """One run in a process of its own; True if it came to its end, False if it was killed: after a time, or
+        by itself with the call that makes so many on the bill, however slow the machine is."""
         told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(told)
-            _child(self.workload, tell, hook)
+            _child(self.workload, tell, hook, kill_at_bill)
         os.close(tell)
         try:
             if kill_after_s is not None:
-                _wait_a_moment(told, kill_after_s)
+                select.select([told], [], [], kill_after_s)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             word = _read_all(told)
@@ -195,11 +201,13 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _child(workload: Workload, tell: int, hook: Hook | None) -> None:
+def _child(workload: Workload, tell: int, hook: Hook | None, kill_at_bill: int | None) -> None:
     """In the process of a run. Never returns."""
     try:
         if hook is not None:
             hook()
+        if kill_at_bill is not None:
+            _die_at(kill_at_bill)
         try:
             result = workload.run()
             word = result.status.value if result.error is None else f"{result.status.value} {result.error}"
@@ -212,18 +220,23 @@ def _child(workload: Workload, tell: int, hook: Hook | None) -> None:
         os._exit(0)
 
 
+def _die_at(calls: int) -> None:
+    note = Bill.note
+
+    def last(bill: Bill, record: Any) -> Any:
+        answer = note(bill, record)
+        if len(_lines(bill.path)) >= calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    Bill.note = last  # type: ignore[method-assign]
+
+
 def _read_all(end: int) -> str:
     data = b""
     while piece := os.read(end, 4096):
         data += piece
     return data.decode()
-
-
-def _wait_a_moment(end: int, seconds: float) -> None:
-    """So long, or until the run has ended."""
-    import select
-
-    select.select([end], [], [], seconds)
 
 
 class CrashPoints:

@@ -3,19 +3,23 @@
 from pathlib import Path
 
 import pytest
-from harness import CrashPoints, History, Workload, killed_and_resumed, nemesis
+from harness import FULL, CrashPoints, History, Workload, killed_and_resumed, nemesis
+
+KILLS = 5 if FULL else 3
+SEEDS = range(1, 16) if FULL else (1, 2)
+POINTS = range(1, 201) if FULL else (1, 2, 3, 5, 8, 13, 21, 34)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["async", "threads", "ordered"])
 def test_a_job_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, kind: str, seed: int) -> None:
     workload = Workload(tmp_path, threads=kind == "threads", ordered=kind == "ordered", call_s=0.005)
     with nemesis(seed) as chance:
-        history = killed_and_resumed(workload, [chance.uniform(0.02, 0.3) for _ in range(3)])
+        history = killed_and_resumed(workload, [chance.uniform(0.02, 0.3) for _ in range(KILLS)])
         assert history.violations() == []
 
 
-@pytest.mark.parametrize("point", [1, 2, 3, 5, 8, 13, 21, 34])
+@pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_a_crash_where_something_becomes_safe_is_survived(tmp_path: Path, point: int, before: bool) -> None:
     workload = Workload(tmp_path, records=60, call_s=0.0)

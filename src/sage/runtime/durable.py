@@ -79,6 +79,10 @@ class Results(ABC):
         its process again and again."""
 
     @abstractmethod
+    def check_together(self, keys: Sequence[bytes]) -> None:
+        """Raise `RecordError` E419 if these calls may not be made as one, because one of them may kill its process."""
+
+    @abstractmethod
     def enter(self, key: bytes, rid: str) -> int | None:
         """The call is about to be made; None while it must wait (then ask again soon)."""
 

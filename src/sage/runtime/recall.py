@@ -54,6 +54,7 @@ class Recall:
         keys = [self._results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
         found = [self._results.find(key) for key in keys]
         missing = [index for index, one in enumerate(found) if one is None]
+        self._results.check_together([keys[index] for index in missing])
         if missing:
             part = batch if len(missing) == len(batch) else batch.select([one is None for one in found])
             with self._settling():
@@ -82,6 +83,7 @@ class Recall:
 
     def _enter(self, key: bytes, rid: str) -> None:
         while (slot := self._results.enter(key, rid)) is None:
+            self._settle()  # it may be the calls before this one that it waits for
             self._control.check()
             self._control.aborted.wait(TURN_S)
         self._slots.append(slot)

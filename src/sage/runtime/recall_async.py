@@ -20,6 +20,7 @@ async def journalled(results: Results, batch: Batch, call: Call, *, several: boo
     keys = [results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
     found = [results.find(key) for key in keys]
     missing = [index for index, one in enumerate(found) if one is None]
+    results.check_together([keys[index] for index in missing])
     if missing:
         slots: list[int] = []
         try:

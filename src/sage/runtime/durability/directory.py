@@ -154,7 +154,7 @@ class JobDirectory(StepJournals):
             self._lock.close()
             raise
         try:
-            self._continue(graph, now, discarded, failed)
+            self._continue(now, discarded, failed)
         except BaseException:
             self.close()
             raise
@@ -241,9 +241,7 @@ class JobDirectory(StepJournals):
             ],
         )
 
-    def _continue(
-        self, graph: ExecutionGraph, now: Manifest, discarded: Collection[str], failed: Callable[[SageError], None]
-    ) -> None:
+    def _continue(self, now: Manifest, discarded: Collection[str], failed: Callable[[SageError], None]) -> None:
         if self._meta(STAGE) == FINISHED:
             raise UsageError(
                 "E115", "the job in this directory has finished", at=str(self.folder), try_="another --job-dir"
@@ -252,8 +250,7 @@ class JobDirectory(StepJournals):
         self._progress = {
             key.decode("utf-8", "surrogatepass"): progress_of(value) for key, value in self._rows.each(RowKind.POSITION)
         }
-        sources = {plan.name: plan.operator for plan in graph.steps.values() if plan.kind is Kind.READ}
-        self._check_inputs(sources)
+        check_inputs(self.manifest, now, self._progress, str(self.folder))
         self._versions: dict[str, str] = {name: mark.version for name, mark in now.steps.items()}
         self._checkpoints = Checkpoints(
             self._recorder, self._sync_letters, failed, bill=self._bill, first=self.epoch << 40
@@ -262,9 +259,10 @@ class JobDirectory(StepJournals):
         for step, partition, last, key, rids in applied_of(self._rows.each(RowKind.APPLIED)):
             self._checkpoints.know(partition, last, key)
             self._applied.setdefault(step, set()).update(rids)
-        if now.steps != self.manifest.steps:
+        if (now.steps, now.inputs) != (self.manifest.steps, self.manifest.inputs):
             merged = {**{n: mark for n, mark in self.manifest.steps.items() if n not in discarded}, **now.steps}
-            changed = Manifest(self.job, now.pipeline, merged, now.sage, now.python)
+            inputs = list(dict.fromkeys((*self.manifest.inputs, *now.inputs)))
+            changed = Manifest(self.job, now.pipeline, merged, inputs, now.sage, now.python)
             gone = self._rows_of([name for name in discarded if name not in now.steps])
             self._recorder.wait(self._recorder.record([Change(RowKind.META, MANIFEST, to_bytes(changed)), *gone]))
 
@@ -274,13 +272,6 @@ class JobDirectory(StepJournals):
         kinds = (RowKind.OUTPUT, RowKind.STATE, RowKind.COLLECTED)
         found = [(kind, key) for kind in kinds for key, _ in self._rows.each(kind) if key.split(b"\0")[0] in names]
         return [Change(kind, key, None) for kind, key in found]
-
-    def _check_inputs(self, sources: dict[str, Any]) -> None:
-        if self._progress:
-            named = {name: set(source.partitions()) for name, source in sources.items() if source.replayable}
-            unsteady = {p for source in sources.values() if not source.replayable for p in source.partitions()}
-            begun = {p: at for p, at in self._progress.items() if p.split("~")[0] not in unsteady}
-            check_inputs(begun, named, str(self.folder))
 
     def _version(self, plan: StepPlan) -> str:
         return self._versions[plan.name]

@@ -39,6 +39,8 @@ class Manifest:
     job: str
     pipeline: str
     steps: Mapping[str, StepMark]
+    inputs: Sequence[str]
+    """The partitions of the sources that can be read again."""
     sage: str
     python: str
 
@@ -46,7 +48,7 @@ class Manifest:
 def manifest_of(graph: ExecutionGraph) -> Manifest:
     """A new job that runs `graph`. Raises `PipelineError` E226 for what cannot be made to outlive its process."""
     return Manifest(
-        secrets.token_hex(8), graph.pipeline, {name: _mark(plan) for name, plan in graph.steps.items()},
+        secrets.token_hex(8), graph.pipeline, {name: _mark(plan) for name, plan in graph.steps.items()}, _inputs(graph),
         __version__, platform.python_version(),
     )  # fmt: skip
 
@@ -82,14 +84,13 @@ def check_same(stored: Manifest, now: Manifest, at: str, discarded: Collection[s
             _check_step(name, mark, now.steps.get(name), at)
 
 
-def check_inputs(finished: Mapping[str, Progress], partitions: Mapping[str, Collection[str]], at: str) -> None:
-    """Raise `StorageError` E607 if a partition that was begun and not finished is in none of the sources any more."""
-    there = {partition for some in partitions.values() for partition in some}
-    for partition, progress in finished.items():
-        if not progress.complete and partition not in there:
+def check_inputs(stored: Manifest, now: Manifest, finished: Mapping[str, Progress], at: str) -> None:
+    """Raise `StorageError` E607 if a part of the input that is not finished is there no more."""
+    for partition in stored.inputs:
+        if partition not in now.inputs and not finished.get(partition, Progress()).complete:
             raise StorageError(
-                "E607", "the input of the job has changed: a part that was begun is not there any more", at=at,
-                got=", ".join(sorted(there)) or "no input", expected=partition,
+                "E607", "the input of the job has changed: a part that is not finished is gone, or is another", at=at,
+                got=", ".join(now.inputs) or "no input", expected=partition,
                 try_="put the old input back, or use another job directory",
             )  # fmt: skip
 
@@ -110,6 +111,11 @@ def _check_step(name: str, stored: StepMark, now: StepMark | None, at: str) -> N
         "E606", f"step {name!r} has changed since the job began", at=at, got=got,
         try_=try_,
     )  # fmt: skip
+
+
+def _inputs(graph: ExecutionGraph) -> list[str]:
+    sources = [plan.operator for plan in graph.steps.values() if plan.kind is Kind.READ]
+    return [partition for source in sources if source.replayable for partition in source.partitions()]
 
 
 def _mark(plan: StepPlan) -> StepMark:

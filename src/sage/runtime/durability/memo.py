@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage import codec
@@ -63,8 +63,16 @@ class StepJournal(Results):
             )  # fmt: skip
         return None
 
+    def check_together(self, keys: Sequence[bytes]) -> None:
+        if len(keys) > 1 and any(self._is_suspect(key) for key in keys):
+            raise RecordError(
+                "E419",
+                "one of these records may have killed its process: each is tried alone",
+                at=f"step {self._step!r}",
+            )
+
     def enter(self, key: bytes, rid: str) -> int | None:
-        slot = self._slots.enter(InFlight(key, self._step, rid), alone=self._deaths.get(key, 0) >= MOST_DEATHS - 1)
+        slot = self._slots.enter(InFlight(key, self._step, rid), alone=self._is_suspect(key))
         if slot is not None:
             self._count("made")
         return slot
@@ -90,6 +98,10 @@ class StepJournal(Results):
         """Calls made, results kept and reused, since the run began."""
         with self._lock:
             return dict(self._counts)
+
+    def _is_suspect(self, key: bytes) -> bool:
+        """Its process died so often that the next death would be the last: it had better be alone then."""
+        return self._deaths.get(key, 0) >= MOST_DEATHS - 1
 
     def _count(self, what: str, number: int = 1) -> None:
         with self._lock:
