@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import random
 import re
 import secrets
 import subprocess
@@ -30,8 +31,9 @@ SWEEPS = {1.0: (8, 15, 18, 21, 32), 0.5: (8, 9, 11), 2.0: (32, 36, 42)}
 WARM_S, ADAPT_S, BURST_S, AFTER_BURST_S = 4.0, 20.0, 2.0, 5.0
 CALLERS = 128
 PROMPT = [{"role": "user", "content": "word " * 200}]
-OPTIONS = {"max_tokens": 100, "ignore_eos": True}
-Ask = Callable[[Callable[[bool], None]], Awaitable[object]]
+SHORTEST, LONGEST = 60, 140
+Ask = Callable[[int, Callable[[bool], None]], Awaitable[object]]
+"""With the length of the answer, and what is to be told when it is sent."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def serving(profile: str) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run: answers a second, p99 of their latency, and the limit at its end."""
+    """Of one run: tokens a second, p99 of the latency of answers, and the limit at its end."""
 
     rate: float
     p99_s: float
@@ -81,7 +83,8 @@ class Load:
 
     def __init__(self, ask: Ask, callers: int) -> None:
         self._ask = ask
-        self._ended: list[tuple[float, float]] = []
+        self._chance = random.Random(0)
+        self._ended: list[tuple[float, float, int]] = []
         self._tasks = [asyncio.create_task(self._call_on()) for _ in range(callers)]
 
     async def _call_on(self) -> None:
@@ -93,17 +96,19 @@ class Load:
 
         while True:
             on_turn(True)
+            tokens = self._chance.randint(SHORTEST, LONGEST)
             with suppress(EndpointError):
-                await self._ask(on_turn)
+                await self._ask(tokens, on_turn)
                 now = time.perf_counter()
-                self._ended.append((now, now - sent))
+                self._ended.append((now, now - sent, tokens))
 
     async def measure(self, seconds: float, limit: int = 0) -> Figures:
         since = time.perf_counter()
         await asyncio.sleep(seconds)
-        latencies = sorted(latency for at, latency in self._ended if at >= since)
+        ended = [each for each in self._ended if each[0] >= since]
+        latencies = sorted(latency for _, latency, _ in ended)
         p99_s = latencies[int(0.99 * (len(latencies) - 1))] if latencies else math.inf
-        return Figures(len(latencies) / seconds, p99_s, limit)
+        return Figures(sum(tokens for _, _, tokens in ended) / seconds, p99_s, limit)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -115,7 +120,7 @@ async def static(profile: str, setting: int, capacity: float, seconds: float) ->
     with serving(profile) as server:
         await server.set("capacity", {"factor": capacity})
         async with ChatClient(server.url) as client:
-            load = Load(lambda on_turn: client.complete(PROMPT, **OPTIONS), setting)
+            load = Load(lambda n, _: client.complete(PROMPT, max_tokens=n, ignore_eos=True), setting)
             await asyncio.sleep(WARM_S)
             figures = await load.measure(seconds)
             await load.stop()
@@ -126,7 +131,9 @@ async def adaptive(profile: str, start: int, then: Callable[[Server], Awaitable[
     """Adapts, `then` something happens, and it is measured."""
     with serving(profile) as server:
         async with EndpointPool([server.url], start=start) as pool:
-            load = Load(lambda on_turn: pool.complete(PROMPT, on_turn=on_turn, **OPTIONS), CALLERS)
+            load = Load(
+                lambda n, on_turn: pool.complete(PROMPT, on_turn=on_turn, max_tokens=n, ignore_eos=True), CALLERS
+            )
             await asyncio.sleep(ADAPT_S)
             await then(server)
             figures = await load.measure(seconds, pool.snapshot()[0].limit.limit)
@@ -152,16 +159,16 @@ async def burst(server: Server) -> None:
 
 async def run(profile: str, seconds: float) -> bool:
     """Print the table; True if every bar is met."""
-    print(f"HTTP on loopback, simulated endpoint {profile!r}, {seconds:g} s a row; answers/s of 100 tokens\n")
+    print(f"HTTP on loopback, simulated endpoint {profile!r}, {seconds:g} s a row; answers of 60 to 140 tokens\n")
     best: dict[float, Figures] = {}
     for capacity, settings in SWEEPS.items():
         found = []
         for setting in settings:
             found.append(figures := await static(profile, setting, capacity, seconds))
-            said = f"static {setting:4}  {figures.rate:6.2f}/s  p99 {figures.p99_s:6.2f} s"
+            said = f"static {setting:4}  {figures.rate:6.0f} tokens/s  p99 {figures.p99_s:6.2f} s"
             print(f"capacity {capacity:<4} {said}", flush=True)
         best[capacity] = max(found, key=lambda figures: figures.rate)
-    print("\nadaptive            answers/s  of best   p99 s  of best  limit  bar")
+    print("\nadaptive            tokens/s  of best   p99 s  of best  limit  bar")
     met = True
     for name, start, then, capacity in (
         ("from 1", 1, becomes(1.0), 1.0),
@@ -175,7 +182,7 @@ async def run(profile: str, seconds: float) -> bool:
         good = ratio >= 0.97 and slower <= 1.2
         met &= good
         print(
-            f"{name:18} {figures.rate:10.2f} {ratio:8.3f} {figures.p99_s:7.2f} {slower:8.2f} {figures.limit:6}"
+            f"{name:18} {figures.rate:9.0f} {ratio:8.3f} {figures.p99_s:7.2f} {slower:8.2f} {figures.limit:6}"
             f"  {'met' if good else 'NOT'}",
             flush=True,
         )

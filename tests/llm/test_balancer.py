@@ -184,6 +184,28 @@ def test_counts_are_true_whatever_happens(seed: int) -> None:
 
 
 class TestBreaker:
+    def test_a_whole_limit_that_fails_at_once_makes_one_pause(self) -> None:
+        breaker = Breaker()
+        for n in range(50):
+            breaker.failed(n * 0.001)
+        assert 1.0 <= breaker.opens_at(0.1) < 1.1
+
+    def test_where_nothing_accepts_it_opens_at_once_and_the_first_sign_of_an_answer_closes_it(self) -> None:
+        breaker = Breaker()
+        for _ in range(20):
+            breaker.away(0.0)
+        assert (breaker.healthy, breaker.opens_at(0.0)) == (False, 1.0)
+        breaker.sent()
+        assert breaker.opens_at(1.0) == math.inf
+        breaker.answered()
+        assert (breaker.healthy, breaker.opens_at(1.0)) == (True, 1.0)
+
+    def test_a_success_does_not_end_a_wait_that_was_asked_for(self) -> None:
+        breaker = Breaker()
+        breaker.parked(0.0, 7.0)
+        breaker.succeeded()
+        assert breaker.opens_at(1.0) == 7.0
+
     def test_it_opens_after_failures_in_a_row(self) -> None:
         breaker = Breaker()
         for _ in range(FAILURES - 1):

@@ -55,16 +55,14 @@ class Breaker:
         """The endpoint is at fault: not reached, no answer in time, 5xx, nonsense."""
         self._failures += 1
         self._probing = False
-        if not self.healthy:
-            self._until = max(self._until, now + self._pause_s())
+        if not self.healthy and self._until <= now:  # what was in flight when it opened makes no pause of its own
+            self._until = now + self._pause_s()
 
     def away(self, now: float) -> None:
         """Nothing accepts connections there."""
         self._away = True
         self._failures = max(self._failures, FAILURES - 1)
-        if self._until <= now:  # several requests that find it out at the same time make one pause
-            self.failed(now)
-        self._probing = False
+        self.failed(now)
 
     def parked(self, now: float, retry_after_s: float | None) -> None:
         """It asks to wait. Several requests that hear so at the same time make one pause."""
