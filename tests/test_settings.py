@@ -215,3 +215,22 @@ def test_the_process_environment_is_the_default() -> None:
     env = {**os.environ, "SAGE_LLM_MODEL": "from-process", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "from-process\n"
+
+
+def test_several_endpoints() -> None:
+    settings = load({"SAGE_LLM_URL": "http://127.0.0.1:8001/, https://b/v1"})
+    assert settings.llm_urls == ("http://127.0.0.1:8001", "https://b/v1")
+    assert load({}).llm_urls == ()
+    assert refused({"SAGE_LLM_URL": "http://a,http://a/"}).code == "E242"
+    assert refused({"SAGE_LLM_URL": "http://a,"}).code == "E242"
+
+
+def test_the_gateway_has_a_key_of_its_own() -> None:
+    settings = load({"SAGE_GATEWAY_URL": "http://127.0.0.1:8900", "SAGE_GATEWAY_KEY": CANARY})
+    assert (settings.gateway_url, settings.gateway_key) == ("http://127.0.0.1:8900", Secret(CANARY))
+    assert settings.llm_key is None
+    Path("sage.toml").write_text(f'gateway_key = "{CANARY}"\n')
+    found = refused({})
+    assert found.code == "E244"
+    assert "SAGE_GATEWAY_KEY" in str(found)
+    assert CANARY not in str(found)

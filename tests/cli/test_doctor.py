@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from cli.command_line import environment, sage
 from endpoints import MisbehavingEndpoint
+from sage.cli import checks
 
 
 def findings(cwd: Path, env: Mapping[str, str]) -> tuple[int, dict[str, dict[str, str]]]:
@@ -35,6 +40,19 @@ def test_an_endpoint_that_answers_and_one_that_does_not(tmp_path: Path) -> None:
     code, found = findings(tmp_path, environment(SAGE_LLM_URL=endpoint.url, SAGE_LLM_KEY="canary-key"))
     assert (code, found["LLM endpoint"]["level"]) == (3, "fail")
     assert "canary-key" not in json.dumps(found)
+
+
+def test_the_port_that_is_recommended_for_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        busy, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        monkeypatch.setattr(checks, "LLM_PORTS", (busy, free))
+        assert checks.recommended_port() == free
+        monkeypatch.setattr(checks, "LLM_PORTS", (free, busy))
+        assert checks.recommended_port() == free
+        monkeypatch.setattr(platform, "release", lambda: "5.15.90.1-microsoft-standard-WSL2")
+        assert checks.recommended_port() == busy
+        assert f"use {busy}" in checks.ports().found
 
 
 def test_settings_that_are_wrong_and_a_data_folder_that_cannot_be(tmp_path: Path) -> None:
