@@ -13,7 +13,7 @@ from docs.embedding import require_embedding_model
 from endpoints import MisbehavingEndpoint
 from sage.flow import StepOptions
 
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/queues.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/queues.md", "docs/durability.md")
 URL = "http://127.0.0.1:8001"
 """The endpoint of the documents, in whose place a test server stands."""
 SHOWN_ELSEWHERE = ("sage doctor", "sage queue list")

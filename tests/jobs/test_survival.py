@@ -268,3 +268,29 @@ def test_a_newer_state_file(managed: Managed) -> None:
     )  # fmt: skip
     assert (second.returncode, second.stdout) == (6, "")
     assert second.stderr.startswith("E605 a newer SAGE wrote this at ")
+
+
+KILLED_TWICE = (
+    HEAD
+    + """
+def call(n):
+    with open("bill", "a") as bill:
+        bill.write(f"{n}\\n")
+    time.sleep(0.01)
+    if n == 25 and len(Path("began").read_text().splitlines()) < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"n": n}
+
+pipeline = sage.Pipeline("killed")
+pipeline.read(Items(range(50))).map(call, durable=True).write(JsonLines("out.jsonl"))
+"""
+)
+
+
+def test_a_job_with_a_directory_that_is_killed_goes_on_by_itself(managed: Managed, tmp_path: Path) -> None:
+    managed.start()
+    found = managed.end_of(managed.submit(KILLED_TWICE, job_dir=str(tmp_path / "job")))
+    assert (found["state"], found["run"]) == ("SUCCEEDED", 1), managed.log(found["id"])
+    assert len(managed.lines("began")) == 3
+    assert len(managed.lines("out.jsonl")) == 50
+    assert len(managed.lines("bill")) == 52

@@ -66,6 +66,7 @@ def _delay(context: click.Context, parameter: click.Parameter, value: str) -> fl
     "--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: the job's folder]"
 )
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
+@click.option("--job-dir", metavar="DIR", help="As for sage run: a run that is killed is followed by one that goes on.")
 @click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
 @_JSON_OPTION
 @debug_option
@@ -81,6 +82,7 @@ def submit(
     processes: int | None,
     dead_letters: str | None,
     max_dead_letters: int | None,
+    job_dir: str | None,
     append: bool,
     to_json: bool,
 ) -> None:
@@ -90,8 +92,9 @@ def submit(
     to its log (sage job logs).
     """
     check_file(file, "Python file", (".py",))
-    if dead_letters == "":
-        raise UsageError("E104", "the path is empty", at="--dead-letters")
+    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir)):
+        if path == "":
+            raise UsageError("E104", "the path is empty", at=option)
     made = Client(state_folder()).submit(
         {
             "file": os.path.abspath(file),
@@ -103,6 +106,7 @@ def submit(
             "processes": processes,
             "dead_letters": None if dead_letters is None else os.path.abspath(dead_letters),
             "max_dead_letters": max_dead_letters,
+            "job_dir": None if job_dir is None else os.path.abspath(job_dir),
             "append": append,
             "priority": priority,
             "start_delay_s": start_delay,
@@ -173,11 +177,12 @@ def stop(jobs: tuple[str, ...]) -> None:
 @_ID_OPTION
 @debug_option
 def resume(jobs: tuple[str, ...]) -> None:
-    """Run jobs again that failed, were stopped or lost. They begin from the start: what they had done is done again."""
+    """Run jobs again that failed, were stopped or lost. One with a job directory goes on; others begin anew."""
     for one in jobs:
         with _asking(one) as client:
             client.resume(one)
-        say(f"{one} waits for its turn; it begins from the start")
+            goes_on = client.show(one)["spec"]["job_dir"] is not None
+        say(f"{one} waits for its turn; it {'goes on' if goes_on else 'begins from the start'}")
 
 
 @job.command("delete")

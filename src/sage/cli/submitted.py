@@ -114,6 +114,7 @@ def _with(options: RunOptions, spec: JobSpec, run: RunFolder, pipeline: Pipeline
         dead_letters=Path(spec.dead_letters) if spec.dead_letters is not None else dead_letters,
         max_dead_letters=spec.max_dead_letters if spec.max_dead_letters is not None else options.max_dead_letters,
         append=spec.append or options.append,
+        job_dir=Path(spec.job_dir) if spec.job_dir is not None else options.job_dir,
     )
 
 

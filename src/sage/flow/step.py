@@ -25,7 +25,7 @@ class StepOptions(TypedDict, total=False):
     parallelism: int
     """Instances, each with its own copy of the operator (default 1)."""
     durable: bool
-    """Results of this step cost money: they belong in the step journal (which runs with a job directory will keep)."""
+    """Results of this step cost money: a run with a job directory keeps them, and no call is made again for them."""
     retries: int
     """Further attempts after one that raised, with full jitter and a budget (default 0)."""
     timeout_s: float

@@ -54,6 +54,8 @@ class JobSpec:
     """Where dead letters go; by default a file in the folder of the run."""
     max_dead_letters: int | None = None
     append: bool = False
+    job_dir: str | None = None
+    """Where its runs keep what the next one needs to go on. A run that is killed is then followed by another."""
     priority: int = DEFAULT_BAND
     start_delay_s: float = 0.0
     python: str = ""
@@ -221,6 +223,7 @@ _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "dead_letters": _optional_path,
     "max_dead_letters": _count,
     "append": _flag,
+    "job_dir": _optional_path,
     "priority": _band,
     "start_delay_s": _delay,
     "python": lambda key, value: value and _path(key, value),

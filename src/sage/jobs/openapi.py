@@ -32,7 +32,7 @@ _SUMMARY = {
 _SPEC = {
     "file": _TEXT, "folder": _TEXT, "name": _TEXT, "arguments": {"type": "array", "items": _TEXT},
     "pipeline": _or_null(_TEXT), "engine": {"type": "string", "enum": ["local"]}, "processes": _or_null(_COUNT),
-    "dead_letters": _or_null(_TEXT), "max_dead_letters": _or_null(_COUNT), "append": _FLAG,
+    "dead_letters": _or_null(_TEXT), "job_dir": _or_null(_TEXT), "max_dead_letters": _or_null(_COUNT), "append": _FLAG,
     "priority": {"type": "integer", "minimum": 0, "maximum": BANDS - 1, "default": DEFAULT_BAND},
     "start_delay_s": _NUMBER, "python": _TEXT,
 }  # fmt: skip

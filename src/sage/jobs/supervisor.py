@@ -33,6 +33,8 @@ ABORT_GRACE_S = 10.0
 KILL_GRACE_S = 5.0
 """For killed processes to be gone."""
 NOT_STARTED = 127
+MOST_RESTARTS = 5
+"""Of a run that is killed and has a job directory; then somebody should look."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
 
@@ -64,6 +66,16 @@ def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
     os.putenv(MARK, str(folder.path))
     spec = read_json(folder.spec) or {}
     _tell({"supervisor": asdict(this_process())})
+    code, stopped = _run_it(folder, run, spec, lock)
+    for _ in range(MOST_RESTARTS if spec.get("job_dir") else 0):
+        if code >= 0 or stopped:
+            break
+        code, stopped = _run_it(folder, run, spec, lock)  # it was killed, and goes on
+    run.write_end(code, stopped=stopped)
+
+
+def _run_it(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> tuple[int, bool]:
+    """The exit code of the process that runs the pipeline, and whether it was told to stop."""
     try:
         child = subprocess.Popen(
             [spec.get("python") or sys.executable, "-u", "-P", "-m", "sage", "job", "execute", str(run.path)],
@@ -73,11 +85,10 @@ def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
     except (OSError, KeyError) as error:
         refused = HostError("E821", "the job cannot be started", at=str(folder.path), got=str(error))
         run.add_result(json.dumps({"error": {"code": refused.code, "text": str(refused)}}))
-        run.write_end(NOT_STARTED, stopped=False)
-        return
+        return NOT_STARTED, False
     code, stopped = _Watch(child.pid).to_the_end()
     child.returncode = code  # it was waited for
-    run.write_end(code, stopped=stopped)
+    return code, stopped
 
 
 class _Watch:
