@@ -19,7 +19,7 @@ LARGE_BYTES = 64 * 1024
 """Buffers from this size on stay out of the pickle."""
 PLAIN = frozenset({str, int, float, bool, NoneType, bytes})
 """Types of items that can never change, and always be pickled: it is the same now or later."""
-TEXTS = frozenset({str, bytes})
+TEXTS: frozenset[type] = frozenset({str, bytes})
 NUMBERS = PLAIN - TEXTS
 SHORT = 1_000
 """A text of so many characters is small, whatever they are."""

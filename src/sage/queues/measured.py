@@ -29,7 +29,7 @@ class MeasuredQueue(LocalQueue[Item]):
         self._away: deque[int] = deque()  # of those that left for other processes
         self._bytes = 0
         self._wanted = 0  # by the item that was put in vain last
-        self._bytes_in = self._bytes_out = 0
+        self._bytes_in = 0  # ever
 
     @property
     def bytes_in(self) -> int:
@@ -37,18 +37,21 @@ class MeasuredQueue(LocalQueue[Item]):
 
     @property
     def bytes_out(self) -> int:
-        return self._bytes_out
+        return self._bytes_in - self._bytes
 
     def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
         size = size_of(item)
         with self._lock:
             fits = self._closed_at is None and self._bytes + size <= self._max_bytes and self._spare() > 0
             if fits:
-                self._account([size])
+                self._sizes.append(size)
+                self._bytes += size
+                self._bytes_in += size
                 self._issued += 1
                 self._append(item)
         if fits:
-            ring(self._getters)
+            if self._getters:
+                ring(self._getters)
             return
         try:
             self._put_rest([item], block, timeout)
@@ -63,8 +66,14 @@ class MeasuredQueue(LocalQueue[Item]):
         self._put_rest(rest, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
-        item = super().get(block, timeout)
-        self._gone(1)
+        try:
+            item = self._pop()
+        except IndexError:
+            item = self._wait_for_items(self._take_item, block, timeout)[0]
+        with self._lock:
+            self._bytes -= self._sizes.popleft()
+        if self._putters:
+            ring(self._putters, len(self._putters))
         return item
 
     def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
@@ -133,9 +142,7 @@ class MeasuredQueue(LocalQueue[Item]):
         self._bytes_in += sum(sizes)
 
     def _free(self, sizes: Iterable[int]) -> None:
-        size = sum(sizes)
-        self._bytes -= size
-        self._bytes_out += size
+        self._bytes -= sum(sizes)
 
     def _too_large(self, size: int) -> QueueError:
         what = "the item is larger than max_bytes"
