@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-START_PATIENCE_S = 60
+START_PATIENCE_S = 40
 """What Ray gives its own processes to start, instead of 30 s: on a busy machine that is too short."""
 SHARED_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -24,8 +25,10 @@ from sage.errors import ClusterError, MissingDependency
 
 FOLDER_PREFIX = "sage-ray-"
 _START_S, _NODE_START_S = 180.0, 30.0
-"""For all, and for each. Ray itself gives up on a node after `START_PATIENCE_S`; it may be tried twice."""
+"""For all, and for each."""
 _GAVE_UP = "timed out during startup"
+_MOST_TRIES = 3
+"""A raylet dies if one of its agents takes 15 s to begin, and no setting of Ray changes that."""
 _MOST_FOLDER_CHARS = 30
 """Ray makes sockets below its folder, whose paths can have 107 characters."""
 _LOG_CHARS = 600
@@ -91,15 +94,15 @@ class Keeping:
             )
 
     def _start_all(self, waiting: dict[str, NodePlan], until: float) -> None:
-        """Start them side by side. One that Ray gave up on, as it does on a busy machine, is tried once more."""
-        tried_again: set[str] = set()
+        """Start them side by side. One that Ray gave up on, as it does on a busy machine, is tried again."""
+        tries = Counter(waiting.keys())
         for plan in waiting.values():
             self._ask(plan)
         while waiting:
             reply = self._reply(until, waiting.keys())
             name = str(reply.get("name", ""))
-            if _GAVE_UP in reply.get("fault", "") and name not in tried_again:
-                tried_again.add(name)
+            if _GAVE_UP in reply.get("fault", "") and tries[name] < _MOST_TRIES:
+                tries[name] += 1
                 self._ask(waiting[name])
             else:
                 self._add(reply)

@@ -12,8 +12,9 @@ from sage.errors import ClusterError, UsageError
 
 MOST_NODES = 200
 NODE_BYTES = 330_000_000
-"""What the processes of a node take that does nothing, measured with Ray 2.60 at 16 nodes; the head takes more."""
+"""Room for a node (180 MB when idle, Ray 2.60) and a worker on it (130 MB)."""
 HEAD_BYTES = 250_000_000
+"""What the head takes beyond that, twice over."""
 LEAST_STORE_BYTES = 80_000_000
 """Ray refuses less than 75 MiB."""
 MOST_STORE_BYTES = 2_000_000_000
