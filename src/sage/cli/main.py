@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": LazyCommand("sage.cli.queue", "queue", "Look at the queues of this machine while they run."),
     "rag": LazyCommand("sage.cli.rag", "rag", "Index documents and ask them questions."),
     "endpoint": LazyCommand("sage.cli.endpoint", "endpoint", "Simulate an LLM endpoint, without a GPU."),
+    "bench": LazyCommand("sage.cli.bench", "bench", "Measure, compare and draw: the experiment suite."),
     "simulate": LazyCommand("sage.cli.simulate", "simulate_command", "Ask what a larger cluster would do."),
     "gateway": LazyCommand("sage.cli.gateway", "gateway", "Serve OpenAI's API in front of endpoints, shared fairly."),
     "usage": LazyCommand("sage.cli.used_tokens", "usage", "Tell who used how many tokens through the gateway."),

@@ -93,7 +93,8 @@ def simulate_command(
     ``--endpoints 1..8`` says for each number of endpoints where the next bottleneck is.
     """
     scheduler_named(scheduler)
-    job, nodes = _job(options), _nodes(options)
+    nodes = _nodes(options)
+    job = _job(options)
     if not to_json:
         click.echo("virtual time, simulated endpoints: nothing here was measured on machines")
         click.echo("endpoints  records/s     p50 s     p99 s  balance  slots busy  endpoints busy  bottleneck")

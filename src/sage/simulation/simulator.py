@@ -8,6 +8,7 @@ from itertools import islice
 
 from sage.errors import UsageError
 from sage.scheduling import Scheduler
+from sage.scheduling.limiter import AdaptiveLimit, Flight
 from sage.simulation.agenda import Agenda
 from sage.simulation.cluster import ClusterModel
 from sage.simulation.dispatch import SimulatedDispatcher
@@ -30,6 +31,8 @@ class _Job:
         self.in_flight = 0
         self.read = 0
         self.began_s = model.start_s
+        self.limit = AdaptiveLimit(streamed=False) if model.adaptive else None
+        self.flights: dict[int, Flight] = {}
         self._chance = random.Random(f"{seed} {model.name} records")
         self.times = self._times(random.Random(f"{seed} {model.name} arrivals"))
 
@@ -40,11 +43,21 @@ class _Job:
     def next_task(self, intended_s: float) -> Task:
         arrivals, draw = self.model.arrivals, self.model.draw
         demand = arrivals.arrivals[self.read][1] if isinstance(arrivals, Replay) else _drawn(draw, self._chance)
+        if self.limit is not None:
+            self.flights[self.read] = self.limit.begin(intended_s)
         if self.model.band:
             demand = demand._replace(band=self.model.band)
         self.read += 1
         self.in_flight += 1
         return Task(self.read - 1, self.model.name, self.index, demand, intended_s)
+
+    def end(self, task: Task) -> None:
+        """One of its records is over."""
+        self.in_flight -= 1
+        if self.limit is not None:
+            flight = self.flights.pop(task.index)
+            self.limit.progress(flight, task.ended_s, 1.0)
+            self.limit.end(flight, task.ended_s)
 
     def _times(self, chance: random.Random) -> Iterator[float]:
         arrivals = self.model.arrivals
@@ -117,6 +130,8 @@ class _Run:
         """As much as may be in flight."""
         assert isinstance(job.model.arrivals, Closed)
         most = job.model.arrivals.in_flight
+        if job.limit is not None:
+            most = min(most, job.limit.limit)
         if job.model.admitted:
             most = min(most, self._share(job))
         while job.in_flight < most and not job.is_read:
@@ -165,7 +180,7 @@ class _Run:
         self.rows.add(task)
         self.dispatcher.done(task, now - self.transit_s - task.placed_s)
         job = self.jobs[task.job_index]
-        job.in_flight -= 1
+        job.end(task)
         if isinstance(job.model.arrivals, Closed):
             self._read(job)
 

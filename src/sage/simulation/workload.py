@@ -32,13 +32,15 @@ Draw = Callable[[random.Random], Demand]
 """The next record of a pipeline."""
 
 COMPUTE_S = 0.025
+VARIES = 0.1
+"""Without it all slots would end at the same moment, again and again: no real work does that."""
 LIGHT_S = 0.01
 SHARES, FACTORS = (6, 3, 1), (1, 4, 20)
 """Light, medium and heavy records."""
 
 
 def _compute(chance: random.Random) -> Demand:
-    return Demand((Phase(COMPUTE_S),))
+    return Demand((Phase(COMPUTE_S * chance.uniform(1 - VARIES, 1 + VARIES)),))
 
 
 def _mixed(chance: random.Random) -> Demand:
@@ -132,6 +134,9 @@ class JobModel:
     start_s: float = 0.0
     admitted: bool = False
     """Its records in flight are limited to its share of what the endpoints take, and a little more."""
+    adaptive: bool = False
+    """Its records in flight are as many as they end quickest with, found as a step with ``concurrency="adaptive"``
+    finds it."""
 
     def __post_init__(self) -> None:
         count = len(self.arrivals.arrivals) if isinstance(self.arrivals, Replay) else self.records

@@ -1,0 +1,132 @@
+"""Cases on real engines: processes of this machine, or Ray nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import sage
+from sage.bench.case import Case
+from sage.bench.executor import Run
+from sage.bench.work import Ask, Compute, Perform, Stamped, arrive, read
+from sage.connectors import Items
+from sage.errors import UsageError
+from sage.llm.simulated import SimulatedEndpoint
+from sage.runtime.run import MOST_PROCESSES
+from sage.simulation import PIPELINES, Rows
+
+PIPELINES_HERE = tuple(name for name in PIPELINES if name != "adaptive_rag")
+WHAT = "computing by sleeping, simulated endpoint"
+
+
+class EngineCluster:
+    """`sage.run` with so many processes as the case has nodes: of this machine, or each on a Ray node of its own.
+
+    `kind` is ``local``, ``emulated`` (private Ray nodes on this machine, started for each number of nodes and ended by
+    `close`), or the address of a Ray cluster. Records that ask an endpoint do it from the process that started the run.
+    """
+
+    def __init__(self, kind: str, profile: str = "a100-qwen2.5-3b") -> None:
+        self._kind = kind
+        self._profile = profile
+        self._stack = ExitStack()
+        self._address: str | None = None
+        self._nodes = 0
+        self.label = {
+            "local": f"processes of this machine, {WHAT}",
+            "emulated": f"emulated cluster: Ray nodes of this machine, {WHAT}",
+        }.get(kind, f"Ray cluster at {kind}, {WHAT}")
+
+    def check(self, case: Case) -> None:
+        wrong = None
+        if len(case.loads) != 1 or case.loads[0].rate_per_s is not None:
+            wrong = "several jobs, or Poisson arrivals"
+        elif case.loads[0].pipeline not in PIPELINES_HERE:
+            wrong = case.loads[0].pipeline
+        elif case.adaptive or case.cores is not None or case.admission != "limited":
+            wrong = "a number of cores, or another admission"
+        elif self._kind == "local" and case.nodes > MOST_PROCESSES:
+            wrong = f"{case.nodes} nodes, and {MOST_PROCESSES} processes are the most"
+        if wrong is not None:
+            raise UsageError(
+                "E104", "this cluster cannot run the case", at=f"case {case.name}", got=wrong,
+                expected=f"one job of {', '.join(PIPELINES_HERE)}", try_="--cluster virtual",
+            )  # fmt: skip
+        if self._kind == "emulated":
+            from sage.cluster.plan import check_memory
+
+            check_memory(case.nodes)
+
+    def run(self, case: Case, seed: int) -> Run:
+        load = case.loads[0]
+        slots = case.nodes * case.slots
+        records = read(load.pipeline, load.name, load.tasks, seed)
+        with ExitStack() as stack:
+            pipeline = sage.Pipeline(f"bench-{load.pipeline}")
+            stream = pipeline.read(Items(records)).map(Compute(), parallelism=slots)
+            if load.pipeline in ("rag", "llm"):
+                endpoint = stack.enter_context(SimulatedEndpoint(self._profile, seed=seed))
+                stream.map(Ask(endpoint.url), concurrency=slots).collect()
+            else:
+                stream.map(arrive, concurrency=64).collect()
+            began_s = monotonic()
+            return Run(rows_of(load.name, self._run(pipeline, case.nodes), began_s))
+
+    def perform(self, function: Any, count: int, workers: int) -> list[Stamped]:
+        """`function(0)` to `function(count - 1)` in `workers` processes."""
+        numbers = (record for record in read("compute", "perform", count, 0))
+        pipeline = sage.Pipeline("bench-perform")
+        pipeline.read(Items(numbers)).map(Perform(function), parallelism=workers).map(arrive, concurrency=64).collect()
+        return self._run(pipeline, workers)
+
+    def close(self) -> None:
+        self._stack.close()
+        self._address, self._nodes = None, 0
+
+    def _run(self, pipeline: sage.Pipeline, nodes: int) -> list[Stamped]:
+        with TemporaryDirectory(prefix="sage-bench-") as folder:
+            options: dict[str, Any] = {"dead_letters": Path(folder) / "dead.jsonl", "max_dead_letters": 0}
+            if self._kind == "local":
+                result = sage.run(pipeline, processes=max(2, nodes) if nodes > 1 else 1, **options)
+            else:
+                result = sage.run(pipeline, engine="ray", address=self._cluster(nodes), hosts=nodes, **options)
+        collected: list[Stamped] = result.collected()
+        return collected
+
+    def _cluster(self, nodes: int) -> str:
+        if self._kind != "emulated":
+            return self._kind
+        if self._address is None or self._nodes != nodes:
+            from sage.cluster import private
+
+            self.close()
+            self._address = self._stack.enter_context(private(nodes, cpus=1)).address
+            self._nodes = nodes
+        return self._address
+
+
+def rows_of(job: str, records: Iterable[Stamped], began_s: float) -> Rows:
+    """Waiting to compute and to ask is queueing, the way home is scheduling; nodes are numbered as they appear."""
+    rows = Rows([job])
+    nodes: dict[int, int] = {}
+    for record in sorted(records, key=_home):
+        asked_s = record.asked_s or record.home_s
+        calling_s = record.home_s - record.asked_s if record.asked_s else 0.0
+        way_s = asked_s - record.ended_s
+        rows.index.append(record.number)
+        rows.job_index.append(0)
+        rows.node.append(nodes.setdefault(record.host, len(nodes)))
+        rows.intended_s.append(record.read_s - began_s)
+        rows.ended_s.append(record.home_s - began_s)
+        rows.scheduling_s.append(0.0 if record.asked_s else way_s)
+        rows.queueing_s.append(record.began_s - record.read_s + (way_s if record.asked_s else 0.0))
+        rows.execution_s.append(record.ended_s - record.began_s + calling_s)
+    return rows
+
+
+def _home(record: Stamped) -> float:
+    return record.home_s

@@ -1,0 +1,185 @@
+"""Large primes by gmpy2, over processes: does the machine do what its cores can?"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from time import monotonic
+from typing import Any
+
+from sage.bench.case import Case
+from sage.bench.engine import EngineCluster
+from sage.bench.executor import Executor, Run
+from sage.bench.experiment import MEAN, P99, THROUGHPUT, Column, Experiment, Figures, Medians, Plot
+from sage.bench.options import Options
+from sage.bench.statistics import percentile
+from sage.bench.usage import Usage
+from sage.bench.work import Stamped
+from sage.errors import InternalError, MissingDependency
+
+BITS = 1024
+FACTOR_BITS = 28
+"""Of each of the two primes of a number that is factored."""
+ROUNDS = 40
+"""Of Miller and Rabin, by which each prime is verified."""
+EFFICIENCY = Column("node_efficiency", "node efficiency (%)", 100, 1, "higher")
+OF_PLAIN = Column("of_plain", "of plain processes (%)", 100, 1, "higher")
+CPU = Column("cpu_mean", "mean CPU (%)", 100, 0)
+CPU_MOST = Column("cpu_most", "max CPU (%)", 100, 0)
+MEMORY = Column("memory_mean_bytes", "mean memory (MB)", 1e-6, 0)
+MEMORY_MOST = Column("memory_most_bytes", "max memory (MB)", 1e-6, 0)
+ERRORS = Column("error_rate", "errors (%)", 100, 1, "lower")
+WORKERS = (1, 2, 3, 4, 6)
+
+
+def cases(options: Options) -> Sequence[Case]:
+    tasks = options.sized(240, 60)
+    workers = options.nodes or ((1, 2) if options.quick else WORKERS)
+    primes = [_case(f"{n} workers", n, "SAGE", tasks, kind) for n in workers for kind in ("prime",)]
+    plain = [_case(f"{n} plain", n, "plain processes", tasks, "plain") for n in workers]
+    factors = [_case("factors, 2 workers", 2, "factoring", tasks, "factor")]
+    return [*(case for pair in zip(plain, primes, strict=True) for case in pair), *factors]
+
+
+def _case(name: str, workers: int, series: str, tasks: int, kind: str) -> Case:
+    return Case(name, workers, series, nodes=workers, slots=1, settings={"kind": kind, "tasks": tasks, "bits": BITS})
+
+
+def measure(case: Case, executor: Executor, seed: int) -> tuple[Figures, Run | None]:
+    check_gmpy2()
+    kind, tasks = case.settings["kind"], case.settings["tasks"]
+    function = partial(factor if kind == "factor" else prime, seed)
+    with Usage() as usage:
+        if kind == "plain":
+            return {**_plain(function, tasks, case.nodes), **usage.figures()}, None
+        engine = executor if isinstance(executor, EngineCluster) else EngineCluster("local")
+        records = engine.perform(function, tasks, case.nodes)
+        usage_figures = usage.figures()
+    _check(case, tasks, [record.outcome for record in records])
+    return {**_figures(case, records), **usage_figures}, None
+
+
+def prime(seed: int, index: int) -> int:
+    """A prime of `BITS` bits: the first from a random number on."""
+    import gmpy2
+
+    start = random.Random(f"{seed} prime {index}").getrandbits(BITS) | 1 << (BITS - 1)
+    return int(gmpy2.next_prime(start))
+
+
+def factor(seed: int, index: int) -> tuple[int, int, int]:
+    """A number, and its two factors: Pollard's rho."""
+    import gmpy2
+
+    chance = random.Random(f"{seed} factor {index}")
+    p, q = (int(gmpy2.next_prime(chance.getrandbits(FACTOR_BITS) | 1 << (FACTOR_BITS - 1))) for _ in range(2))
+    number = p * q
+    found = p if p == q else _rho(number, chance)
+    return number, found, number // found
+
+
+def _rho(number: int, chance: random.Random) -> int:
+    import gmpy2
+
+    while True:
+        slow = fast = gmpy2.mpz(chance.randrange(2, number))
+        addend = chance.randrange(1, number)
+        divisor = gmpy2.mpz(1)
+        while divisor == 1:
+            slow = (slow * slow + addend) % number
+            fast = (fast * fast + addend) % number
+            fast = (fast * fast + addend) % number
+            divisor = gmpy2.gcd(slow - fast, number)
+        if divisor != number:
+            return int(divisor)
+
+
+def _loop(function: Any, worker: int, workers: int, tasks: int) -> tuple[float, float, list[Any]]:
+    """What a plain process does: its part of the tasks, one after another."""
+    began_s = monotonic()
+    found = [function(index) for index in range(worker, tasks, workers)]
+    return began_s, monotonic(), found
+
+
+def _plain(function: Any, tasks: int, workers: int) -> Figures:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_loop, [function] * workers, range(workers), [workers] * workers, [workers] * workers))
+        parts = list(pool.map(_loop, [function] * workers, range(workers), [workers] * workers, [tasks] * workers))
+    found_s = max(end for _, end, _ in parts) - min(begin for begin, _, _ in parts)
+    return {"throughput_per_s": sum(len(found) for *_, found in parts) / found_s}
+
+
+def _figures(case: Case, records: Sequence[Stamped]) -> Figures:
+    """Lifetime is from the first record that a worker begins to the last that one ends."""
+    began_s = min(record.began_s for record in records)
+    ended_s = max(record.ended_s for record in records)
+    took = sorted(record.ended_s - record.began_s for record in records)
+    queued_s = sum(record.began_s - record.read_s for record in records)
+    return {
+        "throughput_per_s": len(records) / (ended_s - began_s),
+        "mean_s": sum(took) / len(took),
+        "p99_s": percentile(took, 0.99),
+        "node_efficiency": sum(took) / (case.nodes * (ended_s - began_s)),
+        "queue_length": queued_s / (ended_s - records[0].read_s),
+        "error_rate": 0.0,
+    }
+
+
+def _check(case: Case, tasks: int, found: Sequence[Any]) -> None:
+    """Every prime is one, every factor too, and nothing is missing."""
+    import gmpy2
+
+    wrong = tasks - len(found)
+    for outcome in found:
+        if isinstance(outcome, int):
+            wrong += not (gmpy2.is_prime(outcome, ROUNDS) and outcome.bit_length() >= BITS)
+        else:
+            number, p, q = outcome
+            wrong += not (p * q == number and gmpy2.is_prime(p, ROUNDS) and gmpy2.is_prime(q, ROUNDS))
+    if wrong:
+        raise InternalError("E902", "wrong or lost primes, so no figure of this run is shown", at=case.name, got=wrong)
+
+
+def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
+    plain = {case.nodes: figures[case.name]["throughput_per_s"] for case in cases if case.series == "plain processes"}
+    most = max(rate for workers, rate in plain.items() if workers <= max(min(plain), os.cpu_count() or 1))
+    return {
+        case.name: {"of_plain": figures[case.name]["throughput_per_s"] / plain.get(case.nodes, most)}
+        for case in cases
+        if case.series == "SAGE"
+    }
+
+
+def check_gmpy2() -> None:
+    """Raise `MissingDependency` without gmpy2."""
+    try:
+        import gmpy2  # noqa: F401 -- only whether it is there
+    except ImportError as error:
+        raise MissingDependency("gmpy2", "bench", "finding primes") from error
+
+
+PRIMES = Experiment(
+    "primes",
+    "Primes",
+    f"Primes of {BITS} bits and factors, over processes, beside the same loop in plain processes",
+    cases,
+    (THROUGHPUT, OF_PLAIN, EFFICIENCY, MEAN, P99, CPU, CPU_MOST, MEMORY, MEMORY_MOST, ERRORS),
+    (
+        Plot("throughput", "Primes a second by workers", "workers", "primes/s", (THROUGHPUT,)),
+        Plot("efficiency", "Node efficiency by workers", "workers", "busy time over lifetime (%)", (EFFICIENCY,)),
+    ),
+    measure=measure,
+    derive=derive,
+    published={
+        f"{n} workers": {"throughput_per_s": rate, "node_efficiency": efficiency}
+        for n, rate, efficiency in (
+            (1, 3.6, 0.995), (2, 6.5, 0.86), (3, 5.9, 0.81), (4, 5.9, 0.76), (5, 5.5, 0.77), (6, 5.5, 0.75),
+        )
+    },
+    source="the primes laboratory, published (2 cores)",
+    on_clusters=False,
+)  # fmt: skip

@@ -1,0 +1,62 @@
+"""report.html: everything of one run on a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from sage.bench.suite import Report
+from sage.bench.texts import half, heading, notes, number, shown, title
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { width: 29rem; max-width: 100%; }
+.small { color: #555; font-size: 0.85rem; }
+pre { font-size: 0.75rem; overflow-x: auto; background: #f7f7f7; padding: 1rem; }
+.mark { background: #fff3cd; padding: 0 0.3rem; }
+"""
+
+
+def page(reports: Sequence[Report], pictures: Mapping[str, Sequence[bytes]], comparisons: Mapping[str, str]) -> str:
+    """HTML; `pictures` (PNG) and `comparisons` by the name of the experiment."""
+    sections = "".join(
+        _section(report, pictures[report.experiment.name], comparisons[report.experiment.name]) for report in reports
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>SAGE experiments</title>'
+        f"<style>{STYLE}</style></head><body><h1>SAGE experiments</h1>{sections}</body></html>\n"
+    )
+
+
+def _section(report: Report, pictures: Sequence[bytes], compared: str) -> str:
+    machine = heading(report)[1]
+    images = "".join(
+        f'<img alt="{escape(plot.title)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        for plot, picture in zip(report.experiment.plots, pictures, strict=True)
+    )
+    return (
+        f'<h2>{escape(report.experiment.title)} <span class="mark">{escape(report.label)}</span></h2>'
+        f'<p class="small">{escape(machine)}</p><p>{escape(report.experiment.table)}</p>'
+        f'<div class="scroll">{_table(report)}</div><p class="small">{escape(" ".join(notes(report)))}</p>'
+        f'<div class="plots">{images}</div>'
+        f"<details><summary>Comparison</summary><pre>{escape(compared)}</pre></details>"
+    )
+
+
+def _table(report: Report) -> str:
+    columns = shown(report)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("case", *(column.title for column in columns)))
+    rows = []
+    for case in report.cases:
+        cells = [escape(title(case))]
+        for column in columns:
+            found = report.figures[case.name].get(column.figure)
+            spread = f" &plusmn;&nbsp;{number(half(found), column)}" if found and half(found) else ""
+            cells.append("&ndash;" if found is None else number(found.median, column) + spread)
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

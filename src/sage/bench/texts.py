@@ -1,0 +1,180 @@
+"""summary.txt, comparison.txt and tables.tex."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sage.bench.case import Case
+from sage.bench.experiment import Column
+from sage.bench.statistics import SIGNIFICANT, Estimate, p_value
+from sage.bench.suite import Report, seeds_of
+
+LARGE = 1e5
+
+
+def summary(report: Report) -> str:
+    """Medians, with the half of their confidence interval behind them."""
+    columns = shown(report)
+    head = ["case", *(column.title for column in columns)]
+    rows = [[title(case), *(_cell(report.figures[case.name], column) for column in columns)] for case in report.cases]
+    return "\n".join([*heading(report), "", *_aligned([head, *rows]), "", *notes(report)]) + "\n"
+
+
+def heading(report: Report) -> list[str]:
+    """What it is and what it ran on."""
+    where = report.environment
+    return [
+        f"{report.experiment.title}: {report.label}",
+        f"SAGE {where['sage']}, Python {where['python']}, {where['processor']}, {where['cores']} cores, "
+        f"load {where['load_before']} before; seeds {', '.join(map(str, seeds_of(report.options)))}",
+    ]
+
+
+def notes(report: Report) -> list[str]:
+    """How to read the figures."""
+    repeats = report.options.repeats
+    spread = (
+        f"Medians of {repeats} repeats; +- is half of the 95% bootstrap interval of the median."
+        if repeats > 1
+        else "One repeat: nothing is known of the spread."
+    )
+    return [
+        spread,
+        "The first tenth of the records of each run is warm-up and not counted.",
+        "Latency counts from the intended start.",
+        "No record was lost in any run.",
+    ]
+
+
+def comparison(report: Report, previous: Mapping[str, Any] | None) -> str:
+    """Against the first case of each series, what was published, and the last run."""
+    parts = [
+        *heading(report),
+        "",
+        *_with_baseline(report),
+        "",
+        *_with_published(report),
+        "",
+        *_with_last(report, previous),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _with_baseline(report: Report) -> Iterator[str]:
+    yield "Beside the first case of each series (ratio of medians; p of a permutation test):"
+    rows = [["case", "figure", "ratio", "p"]]
+    for case in report.cases:
+        first = next(each for each in report.cases if each.series == case.series)
+        for column in shown(report):
+            ours, theirs = (report.figures[each.name].get(column.figure) for each in (case, first))
+            if case is first or not column.better or ours is None or theirs is None or not theirs.median:
+                continue
+            rows.append([title(case), column.title, f"{ours.median / theirs.median:.3f}", _chance(ours, theirs.values)])
+    yield from _aligned(rows)
+
+
+def _with_published(report: Report) -> Iterator[str]:
+    published = report.experiment.published
+    yield f"Beside {report.experiment.source}:" if published else "There are no published figures for this experiment."
+    rows = [["case", "figure", "ours", "published"]]
+    for case in report.cases:
+        for column in shown(report):
+            theirs = published.get(case.name, {}).get(column.figure)
+            ours = report.figures[case.name].get(column.figure)
+            if theirs is not None and ours is not None:
+                rows.append([title(case), column.title, number(ours.median, column), number(theirs, column)])
+    if published:
+        yield from _aligned(rows)
+        yield f"({report.label}: other machines than theirs. Compare shapes and ratios.)"
+
+
+def _with_last(report: Report, previous: Mapping[str, Any] | None) -> Iterator[str]:
+    if previous is None or previous.get("cluster") != report.label:
+        yield "There is no earlier run of the same kind to compare with."
+        return
+    yield f"Beside the last run (SAGE {previous['environment']['sage']}):"
+    before = {case["name"]: case["figures"] for case in previous["cases"]}
+    rows = [["case", "figure", "ratio", "p"]]
+    for case in report.cases:
+        for column in shown(report):
+            ours = report.figures[case.name].get(column.figure)
+            theirs = before.get(case.name, {}).get(column.figure)
+            if column.better and ours is not None and theirs is not None and theirs["median"]:
+                ratio = f"{ours.median / theirs['median']:.3f}"
+                rows.append([title(case), column.title, ratio, _chance(ours, theirs["values"])])
+    yield from _aligned(rows)
+
+
+def _chance(ours: Estimate, theirs: Any) -> str:
+    p = p_value(ours.values, theirs)
+    if p is None:
+        return "too few repeats"
+    return f"{p:.3f}" + (" *" if p < SIGNIFICANT else "")
+
+
+def table(report: Report) -> str:
+    """A LaTeX table (booktabs)."""
+    columns = shown(report)
+    lines = [
+        "\\begin{table}", "  \\centering", f"  \\caption{{{tex(report.experiment.table)} ({tex(report.label)}).}}",
+        f"  \\label{{tab:{report.experiment.name}}}", f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}", "    \\toprule",
+        "    " + " & ".join(["case", *(tex(column.title) for column in columns)]) + " \\\\", "    \\midrule",
+    ]  # fmt: skip
+    for case in report.cases:
+        cells = [tex_cell(report.figures[case.name].get(column.figure), column) for column in columns]
+        lines.append("    " + " & ".join([tex(title(case)), *cells]) + " \\\\")
+    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}"]) + "\n"
+
+
+def tex_cell(found: Estimate | None, column: Column) -> str:
+    """The median, with the half of its interval."""
+    if found is None:
+        return "--"
+    spread = half(found)
+    return number(found.median, column) + (f" $\\pm$ {number(spread, column)}" if spread else "")
+
+
+def tex(text: str) -> str:
+    """`text` as LaTeX shows it."""
+    return "".join(f"\\{c}" if c in "%&_#$" else c for c in text)
+
+
+def shown(report: Report) -> list[Column]:
+    """The columns of which there is at least one figure."""
+    return [
+        column
+        for column in report.experiment.columns
+        if any(column.figure in figures for figures in report.figures.values())
+    ]
+
+
+def title(case: Case) -> str:
+    """Of a case, in a row of a table."""
+    return case.name if not case.series or case.series.split(",")[0] in case.name else f"{case.name} ({case.series})"
+
+
+def half(found: Estimate) -> float:
+    """Half of the interval's length; 0 if there is none."""
+    return 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
+
+
+def number(value: float, column: Column) -> str:
+    """In the column's unit."""
+    scaled = value * column.factor
+    return f"{scaled:,.{0 if abs(scaled) >= LARGE else column.digits}f}"
+
+
+def _cell(figures: Mapping[str, Estimate], column: Column) -> str:
+    found = figures.get(column.figure)
+    if found is None:
+        return "-"
+    spread = half(found)
+    return number(found.median, column) + (f" +-{number(spread, column)}" if spread else "")
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells)

@@ -1,0 +1,97 @@
+"""Cases in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+from time import perf_counter
+
+from sage.bench.case import Case, Load
+from sage.bench.executor import Run
+from sage.llm.simulated import Profile, profile_named
+from sage.scheduling import Replica, Work, scheduler_named
+from sage.simulation import (
+    Closed,
+    ClusterModel,
+    JobModel,
+    NetworkModel,
+    NodeModel,
+    Poisson,
+    nodes_of,
+    pipeline_named,
+    simulate,
+)
+
+AHEAD = 2
+DECISIONS = 200
+
+
+class VirtualCluster:
+    """`sage.simulation`: models of nodes, network and endpoints, under the schedulers and limits of real runs."""
+
+    label = "virtual time, simulated endpoint"
+
+    def __init__(self, profile: str = "a100-qwen2.5-3b") -> None:
+        self._profile: Profile = profile_named(profile)
+
+    def check(self, case: Case) -> None:
+        nodes_of(case.nodes, slots=case.slots, cores=case.cores)
+        scheduler_named(case.scheduler)
+        for load in case.loads:
+            pipeline_named(load.pipeline)
+
+    def run(self, case: Case, seed: int) -> Run:
+        scheduler = scheduler_named(case.scheduler)
+        nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
+        cluster = replace(nodes, endpoints=self._endpoints(case), limited=case.admission != "none")
+        outcome = simulate(cluster, scheduler, [_job(case, load) for load in case.loads], seed=seed)
+        figures = {"slots_busy": outcome.slots_busy, "decision_us": _decision_us(case)}
+        if all(load.rate_per_s is None and load.start_s == 0 for load in case.loads):
+            figures["ideal_per_s"] = self._ideal_per_s(case, seed)
+        if outcome.output_tokens:
+            figures["output_tokens_per_s"] = outcome.output_tokens / outcome.ended_s
+        return Run(outcome.rows, figures)
+
+    def _ideal_per_s(self, case: Case, seed: int) -> float:
+        """The same load on one machine with all the slots, no network, and nothing to decide."""
+        nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
+        cores = None if case.cores is None else case.nodes * case.cores
+        one = ClusterModel((NodeModel(nodes.slots, 1.0, cores),), NetworkModel(0.0, inf), self._endpoints(case))
+        loads = [replace(load, in_flight=_in_flight(case, load)) for load in case.loads]
+        outcome = simulate(one, scheduler_named("fifo"), [_job(case, load) for load in loads], seed=seed)
+        first = len(outcome.rows) // 10
+        return (len(outcome.rows) - first) / (outcome.ended_s - (outcome.rows.ended_s[first - 1] if first else 0.0))
+
+    def _endpoints(self, case: Case) -> tuple[Profile, ...]:
+        return (self._profile,) * case.endpoints
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def _job(case: Case, load: Load) -> JobModel:
+    arrivals = Closed(_in_flight(case, load)) if load.rate_per_s is None else Poisson(load.rate_per_s)
+    return JobModel(
+        load.name,
+        pipeline_named(load.pipeline),
+        load.tasks,
+        arrivals,
+        start_s=load.start_s,
+        admitted=case.admission == "jobs",
+        adaptive=case.adaptive,
+    )
+
+
+def _in_flight(case: Case, load: Load) -> int:
+    return load.in_flight or AHEAD * case.nodes * case.slots
+
+
+def _decision_us(case: Case) -> float:
+    """What one decision costs this machine: the only figure here that is not of virtual time."""
+    scheduler = scheduler_named(case.scheduler)
+    replicas = [Replica(f"n{index}", case.slots, index % (case.slots + 1)) for index in range(case.nodes)]
+    work = Work(cost_s=0.025)
+    began = perf_counter()
+    for _ in range(DECISIONS):
+        scheduler.choose(work, replicas, 1.0)
+    return (perf_counter() - began) / DECISIONS * 1e6
