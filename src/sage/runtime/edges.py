@@ -30,6 +30,8 @@ ITEMS_PER_INSTANCE = 2
 LARGEST_ITEM = RECORDS_PER_BATCH // 4
 LARGEST_ITEM_BYTES = 1 << 20
 """Beyond it, items get fewer records, down to one."""
+LOOK_SHARE = 10.0
+"""How much longer than a look at the queue took nobody looks again."""
 VERDICT_S = 10.0
 """How long to wait for the driver to say what to do, after a process at the other end died."""
 
@@ -58,7 +60,7 @@ class Outlet:
         self._failures = failures  # of the step behind the queue: a record that cannot go there fails as if in it
         self._control = control
         self._size = 1
-        self._changed_s = 0.0
+        self._look_at_s = 0.0
 
     def put(self, batch: Batch) -> None:
         """Send `batch`; waits while the queue is full. Raises `Aborted`."""
@@ -81,7 +83,6 @@ class Outlet:
             return
         self._control.check()
         item = (*self._reports.stamp(), len(batch), data, *buffers)
-        waiting = self._queue.qsize()
         started = time.monotonic()
         try:
             with self._endings():
@@ -92,7 +93,7 @@ class Outlet:
             self._send_halves(batch, error)
             return
         self.records += len(batch)
-        self._adapt(waiting, started, len(data) + sum(buffer.raw().nbytes for buffer in buffers))
+        self._adapt(started, len(data) + sum(buffer.raw().nbytes for buffer in buffers))
 
     @contextmanager
     def _endings(self) -> Iterator[None]:
@@ -116,13 +117,20 @@ class Outlet:
         )  # fmt: skip
         self._failures.refuse(batch, refused)
 
-    def _adapt(self, waiting: int, started: float, size_bytes: int) -> None:
+    def _adapt(self, started: float, size_bytes: int) -> None:
         now = time.monotonic()
         if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
             self._size = max(1, self._size // 2)
-        elif waiting <= 1 and now - self._changed_s > QUICK_S and size_bytes <= LARGEST_ITEM_BYTES // 2:
-            self._size = min(self._largest, self._size * 2)
-            self._changed_s = now
+        elif self._size < self._largest and size_bytes <= LARGEST_ITEM_BYTES // 2 and now >= self._look_at_s:
+            if self._is_drained():
+                self._size = min(self._largest, self._size * 2)
+            looked = time.monotonic()  # from another node it is a question, for which nothing else should wait often
+            self._look_at_s = looked + max(QUICK_S, LOOK_SHARE * (looked - now))
+
+    def _is_drained(self) -> bool:
+        """Whether little but the last item is in the queue."""
+        with self._endings():
+            return self._queue.qsize() <= 2
 
 
 class QueueInbox:

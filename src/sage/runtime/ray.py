@@ -176,8 +176,8 @@ class RayHandle:
 
         process = f"process {self._address.process} on node {self._address.host}"
         try:
-            ray.get(self._run)
-            return f"{process} ended"
+            why = ray.get(self._run)
+            return f"{process} ended" + (f", because its link to this process did: {why}" if why else "")
         except ray.exceptions.RayTaskError as error:
             return f"{process} failed ({reason_of(error.cause)})"
         except ray.exceptions.RayError:

@@ -34,12 +34,12 @@ class RayHost:
         queue: Any = memory.create()
         self._server.serve(memory.queue_id, queue)
 
-    def run(self, control: ControlWay, plan: Parcel) -> None:
-        """Be a host, to the end of the run or of the driver."""
+    def run(self, control: ControlWay, plan: Parcel) -> str:
+        """Be a host, to the end of the run or of the link to the driver; returns why the link ended, if it did."""
         link = control.open()
         setup = link.receive()
         if not isinstance(setup, Setup):
-            return  # the driver is gone already
+            return link.why
         self._settle_in(setup)
         output = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Told(link, is_error=False), _Told(link, is_error=True)
@@ -50,6 +50,7 @@ class RayHost:
         with suppress(OSError):
             link.flush()
         link.close()
+        return link.why
 
     def _settle_in(self, setup: Setup) -> None:
         """See what the driver sees, as far as this machine has it."""

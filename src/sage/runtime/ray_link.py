@@ -63,6 +63,8 @@ class QueueLink:
         self._incoming = incoming
         self._outgoing = outgoing
         outgoing.batch_size = 1
+        self.why = ""
+        """What was the end of it, in words."""
 
     def send(self, message: object) -> None:
         data, buffers = pack(message)
@@ -74,7 +76,8 @@ class QueueLink:
     def receive(self) -> Any:
         try:
             data, *buffers = self._incoming.get()
-        except QueueError:
+        except QueueError as error:
+            self.why = error.what
             return None
         return unpack(data, buffers)
 
