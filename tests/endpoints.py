@@ -54,6 +54,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from ports import free_port
 from sage.llm.listening import HttpListener
 
 MODEL = "test-model"
@@ -453,8 +454,7 @@ async def _redirect(_exchange: Exchange, url: str) -> web.StreamResponse:
 
 def closed_port_url() -> str:
     """A URL on loopback at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @contextmanager

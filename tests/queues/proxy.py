@@ -1,13 +1,13 @@
 """A TCP proxy that can cut, half-close, refuse, delay and stall connections."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 from patience import DEADLINE_S
+from ports import free_port
 
 
 class Proxy:
@@ -21,9 +21,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address: tuple[str, int] = free.getsockname()
+        self.address = "127.0.0.1", free_port()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sage-test-proxy")
         self._thread.start()
         self.flow()

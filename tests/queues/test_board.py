@@ -290,8 +290,8 @@ def test_queues_work_where_figures_cannot_be_posted(
 
 
 def view(now: QueueStats, *, maxsize: int | None = 100, posted_at_s: float | None = None, name: str = "q") -> QueueView:
-    """A queue that one process has open, two seconds after it did nothing yet."""
-    at_s = time.monotonic() if posted_at_s is None else posted_at_s
+    """A queue that one process has open, two seconds after it did nothing yet; the posting will not be old soon."""
+    at_s = time.monotonic() + 60 if posted_at_s is None else posted_at_s
     figures = HandleFigures("local", name, "1", maxsize, at_s - 2, now, NOTHING, 2.0)
     (found,) = overview([Posting(1, 7, 1, "program", at_s, (figures,))])
     return found

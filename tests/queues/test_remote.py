@@ -17,6 +17,7 @@ import zmq
 from proxy import Proxy
 
 from patience import DEADLINE_S
+from ports import free_port
 from sage.errors import QueueBroken, QueueClosed, QueueError
 from sage.queues import BatchFull, Empty, Full, LocalQueue, Queue, QueueStats
 from sage.queues.measured import MeasuredQueue
@@ -318,11 +319,8 @@ def test_a_wrong_key_is_refused(served: Served) -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
     with pytest.raises(QueueError, match="E504"):
-        link_to(address, KEY)
+        link_to(("127.0.0.1", free_port()), KEY)
 
 
 def test_an_unknown_queue(served: Served) -> None:

@@ -11,6 +11,7 @@ import pytest
 from processes import Other
 
 from patience import DEADLINE_S
+from ports import free_port
 from sage.errors import MissingDependency, QueueBroken, QueueClosed, QueueError
 from sage.queues import (
     Full,
@@ -25,10 +26,7 @@ Wait = Callable[[Callable[[], object]], None]
 
 
 def described(**fields: Any) -> RPCQueueDescriptor:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return RPCQueueDescriptor(**{"port": port, "key": new_key(), "patience_s": 1.0, **fields})
+    return RPCQueueDescriptor(**{"port": free_port(), "key": new_key(), **fields})
 
 
 @pytest.fixture
@@ -154,7 +152,7 @@ def test_a_killed_owner_breaks_the_queue() -> None:
 
 
 def test_a_stopped_owner_is_waited_for_as_long_as_patience_lasts() -> None:
-    descriptor = described()
+    descriptor = described(patience_s=1.0)
     with Other(descriptor, "q = descriptor.create(); say('made'); hear()") as owner:
         assert owner.hear() == "made"
         queue = descriptor.open()

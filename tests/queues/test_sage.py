@@ -14,6 +14,7 @@ from making import made
 from processes import Other
 
 from patience import DEADLINE_S
+from ports import free_port
 from sage.queues import (
     Empty,
     Full,
@@ -42,13 +43,6 @@ def refused(code: str, work: Callable[[], object]) -> QueueError:
         work()
     assert raised.value.code == code
     return raised.value
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 OPEN = "queue = descriptor.open(); say('open')\n"
