@@ -55,7 +55,7 @@ def damage(folder: Path, chance: random.Random) -> str:
 
 
 @pytest.mark.timeout(3600 if FULL else 240)
-@pytest.mark.parametrize("seed", range(2000 if FULL else 30))
+@pytest.mark.parametrize("seed", range(2000 if FULL else 20))
 def test_a_damaged_job_is_refused_or_right(tmp_path: Path, half: Path, seed: int) -> None:
     shutil.copytree(half, tmp_path, dirs_exist_ok=True)
     told = damage(tmp_path, random.Random(seed))
