@@ -6,11 +6,23 @@
     descriptor.py       QueueDescriptor: a queue's address as plain data; the registry of kinds
     frames.py           items between processes: the one place that pickles
     serving.py          what a queue offers to a server that lets other machines reach it
-    local.py            threads of one process
+    waited.py           how long threads wait
+    local_kind.py       threads of one process
+        local.py            the handle, on
+        local_store.py      what it holds, and how threads wait
+        measured.py         the same, bounded in bytes
+        sizes.py            how many bytes an item takes
+        bells.py            threads that wait, and how they are woken
     shared_memory.py    processes of one machine, on
         shared_memory_file.py   the file behind it
+        mapping.py          that file in this process
+        shared_memory_putting.py    puts that are not the usual
         gathering.py        single items on their way into the ring, many at a time
-        ring.py             the memory that small items go through
+        waiting.py          for items, for room, for others
+        ring.py             the memory that small items go through, whose halves are
+        ring_putting.py
+        ring_getting.py
+        ring_layout.py      where everything is in it
         segments.py         the memory that large ones stay in
         peers.py            which processes there are, and which died
         robust.py           locks that survive their holder, and wake-ups
