@@ -20,7 +20,10 @@
 Where a run has several hosts::
 
     placement.py     which host runs what (pure)
-    fleet.py         the crew with other hosts in it; processes.py  hosts that are processes of this machine
+    fleet.py         the crew with other hosts in it; member.py  one of them, seen by the driver
+    engine.py        what engines differ in; processes.py  hosts that are processes of this machine
+    ray.py           hosts that are actors on a cluster: ray_cluster.py, ray_placement.py, ray_project.py before a run,
+                     ray_host.py the actor, ray_link.py what lies between
     hosted.py        such a host, as it sees itself; messages.py  what it and the driver say to one another
     crossing.py      the wiring between hosts; edges.py  the two ends of a queue
     reports.py       what a host tells of its records; books.py  how the driver enters that
