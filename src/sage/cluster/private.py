@@ -20,8 +20,8 @@ def private(
 ) -> Iterator[Cluster]:
     """Real Ray nodes on loopback, for those who have their token; every process of them ends with the block.
 
-    They also end when this process is killed. Starting takes 4 s or more. Each node has `cpus` CPUs and an object store of
-    `store_bytes`; without, they divide what this machine has.
+    They also end when this process is killed. Starting takes 4 s or more. Each node has `cpus` CPUs and an object store
+    of `store_bytes`; without, they divide what this machine has.
     Raises `MissingDependency` without Ray, `UsageError` E104 for numbers that cannot be used, `ClusterError` E837 where
     memory does not suffice and E830 if a node does not start.
     """
