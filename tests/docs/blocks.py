@@ -26,6 +26,8 @@ from patience import DEADLINE_S
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"(?:^<!-- (file|not run): (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RID = re.compile(r"@[0-9a-f]{16}/\d+")
+PROGRESS = re.compile(r"\S+ \d\d:\d\d: read .*")
+"""What a command says every few seconds while it is at it: a quick machine never does."""
 NUMBER = re.compile(r"\d[\d,.]*k?( us| ms| s)?\b")
 
 
@@ -68,6 +70,7 @@ def say(command: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 
 def shape(said: str) -> list[str]:
-    """The lines of an output without what differs from run to run: figures, rids, the step that was busiest."""
-    lines = (NUMBER.sub("#", RID.sub("@#", line)).removeprefix("> ") for line in said.splitlines())
+    """The lines of an output without what differs from run to run: figures, rids, the step that was busiest, progress."""
+    told = (line for line in said.splitlines() if not PROGRESS.fullmatch(line))
+    lines = (NUMBER.sub("#", RID.sub("@#", line)).removeprefix("> ") for line in told)
     return [" ".join(line.split()) for line in lines]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import sage
+from patience import DEADLINE_S
 from sage.connectors import Items, JsonLines, Stdout, Text
 from sage.errors import SageError
 from sage.runtime.durability.audit import bill, verify
 
 JOB = Path("job")
-DEADLINE_S = 60.0
 
 
 class Cut(BaseException):

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import sage
+from patience import DEADLINE_S
 from sage.connectors import Csv, JsonLines, SQLite
 from sage.runtime.durability.audit import verify
 
 KEYS = 7
-DEADLINE_S = 60.0
 FULL = os.environ.get("SAGE_FAULTS") == "full"
 """All of it (``make faults``), or what fits into a run of the tests."""
 Hook = Callable[[], None]
