@@ -70,7 +70,7 @@ def say(command: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 
 def shape(said: str) -> list[str]:
-    """The lines of an output without what differs from run to run: figures, rids, the step that was busiest, progress."""
+    """The lines of an output without what differs from run to run: figures, rids, the busiest step, progress."""
     told = (line for line in said.splitlines() if not PROGRESS.fullmatch(line))
     lines = (NUMBER.sub("#", RID.sub("@#", line)).removeprefix("> ") for line in told)
     return [" ".join(line.split()) for line in lines]
