@@ -26,7 +26,7 @@ test: $(VENV)/.dev $(VENV)/.model check
 	$(PYTEST) -n 2 --dist loadgroup || { [ $$? -eq 1 ] && $(AGAIN); }
 
 check: $(VENV)/.dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

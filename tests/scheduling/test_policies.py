@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from cluster import Arrival, simulate
+from virtual_cluster import Arrival, simulate
 
 from sage.errors import SchedulingError
 from sage.scheduling import (
