@@ -19,7 +19,7 @@ from sage.bench.options import with_file
 from sage.bench.results import Results
 from sage.bench.statistics import estimate, p_value, percentile
 from sage.bench.virtual import VirtualCluster
-from sage.errors import InternalError, StorageError, UsageError
+from sage.errors import ClusterError, InternalError, StorageError, UsageError
 
 SMALL = Options(tasks=40, repeat=2, nodes=(1, 2), pipeline="compute")
 CASE = Case("small", 1, nodes=2, slots=2, loads=(Load("compute", "compute", 40),))
@@ -65,6 +65,15 @@ def test_no_figure_of_a_run_that_lost_a_record() -> None:
         figures_of(CASE, run)
     with pytest.raises(InternalError, match="E902"):
         check_rows(replace(CASE, loads=(Load("compute", "compute", 41),)), VirtualCluster().run(CASE, 0).rows)
+
+
+def test_records_that_come_home_in_one_heap_are_not_quick() -> None:
+    run = VirtualCluster().run(CASE, 0)
+    last_s = run.rows.ended_s[-1]
+    for row, ended_s in enumerate(run.rows.ended_s):
+        run.rows.queueing_s[row] += last_s - ended_s
+        run.rows.ended_s[row] = last_s
+    assert figures_of(CASE, run)["throughput_per_s"] <= 40 / last_s / 0.9 * 1.001
 
 
 def test_parts_that_do_not_add_up_are_refused() -> None:
@@ -232,11 +241,12 @@ def refused(experiment: Experiment, cluster: str, options: Options, folder: Path
 
 def test_a_cluster_that_cannot_is_told_before_anything_starts(tmp_path: Path) -> None:
     scaling: Sequence[tuple[str, Options, str]] = [
-        ("nowhere", SMALL, "there is no such cluster"),
         ("local", replace(SMALL, nodes=(1, 100)), "64 processes are the most"),
         ("local", replace(SMALL, pipeline="adaptive_rag"), "this cluster cannot run the case"),
         ("virtual", replace(SMALL, nodes=(200_000,)), "bad number of nodes"),
     ]
     for cluster, options, message in scaling:
         assert message in refused(EXPERIMENTS["scaling"], cluster, options, tmp_path)
+    with pytest.raises(ClusterError, match="E836 no such cluster is up"):
+        executor_for("nowhere")
     assert "several jobs" in refused(EXPERIMENTS["isolation"], "local", SMALL, tmp_path)

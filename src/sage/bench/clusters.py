@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 from sage.bench.engine import EngineCluster
 from sage.bench.executor import Executor
 from sage.bench.virtual import VirtualCluster
-from sage.errors import UsageError
+from sage.cluster.join import way_to
 
 
 def executor_for(cluster: str) -> Executor:
-    """``virtual``, ``local``, ``emulated`` or the address of a Ray cluster; whoever asks closes it.
+    """``virtual``, ``local``, or a Ray cluster by its address, its name, or ``auto``; whoever asks closes it.
 
-    Raises `UsageError` E104 for anything else.
+    Raises as `sage.cluster.join.way_to` does where there is no such cluster.
     """
     if cluster == "virtual":
         return VirtualCluster()
-    if cluster in ("local", "emulated") or re.fullmatch(r"(ray://)?[\w.\-\[\]:]+:\d+", cluster):
-        return EngineCluster(cluster)
-    raise UsageError(
-        "E104",
-        "there is no such cluster",
-        at="--cluster",
-        got=cluster,
-        expected="virtual, local, emulated or HOST:PORT",
-    )
+    if cluster != "local":
+        way_to(cluster)
+    return EngineCluster(cluster)

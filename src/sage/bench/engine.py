@@ -15,6 +15,7 @@ from sage.bench.executor import Run
 from sage.bench.work import Ask, Compute, Perform, Stamped, arrive, read
 from sage.connectors import Items
 from sage.errors import UsageError
+from sage.flow import StepOptions
 from sage.llm.simulated import SimulatedEndpoint
 from sage.runtime.run import MOST_PROCESSES
 from sage.simulation import PIPELINES, Rows
@@ -26,20 +27,14 @@ WHAT = "computing by sleeping, simulated endpoint"
 class EngineCluster:
     """`sage.run` with so many processes as the case has nodes: of this machine, or each on a Ray node of its own.
 
-    `kind` is ``local``, ``emulated`` (private Ray nodes on this machine, started for each number of nodes and ended by
-    `close`), or the address of a Ray cluster. Records that ask an endpoint do it from the process that started the run.
+    `kind` is ``local``, or a Ray cluster: its address, ``auto``, or its name.
+    Records that ask an endpoint do it from the process that started the run.
     """
 
     def __init__(self, kind: str, profile: str = "a100-qwen2.5-3b") -> None:
         self._kind = kind
         self._profile = profile
-        self._stack = ExitStack()
-        self._address: str | None = None
-        self._nodes = 0
-        self.label = {
-            "local": f"processes of this machine, {WHAT}",
-            "emulated": f"emulated cluster: Ray nodes of this machine, {WHAT}",
-        }.get(kind, f"Ray cluster at {kind}, {WHAT}")
+        self.label = f"processes of this machine, {WHAT}" if kind == "local" else f"Ray cluster {kind}, {WHAT}"
 
     def check(self, case: Case) -> None:
         wrong = None
@@ -56,10 +51,6 @@ class EngineCluster:
                 "E104", "this cluster cannot run the case", at=f"case {case.name}", got=wrong,
                 expected=f"one job of {', '.join(PIPELINES_HERE)}", try_="--cluster virtual",
             )  # fmt: skip
-        if self._kind == "emulated":
-            from sage.cluster.plan import check_memory
-
-            check_memory(case.nodes)
 
     def run(self, case: Case, seed: int) -> Run:
         load = case.loads[0]
@@ -67,7 +58,7 @@ class EngineCluster:
         records = read(load.pipeline, load.name, load.tasks, seed)
         with ExitStack() as stack:
             pipeline = sage.Pipeline(f"bench-{load.pipeline}")
-            stream = pipeline.read(Items(records)).map(Compute(), parallelism=slots)
+            stream = pipeline.read(Items(records)).map(Compute(), **_many(self._kind, case))
             if load.pipeline in ("rag", "llm"):
                 endpoint = stack.enter_context(SimulatedEndpoint(self._profile, seed=seed))
                 stream.map(Ask(endpoint.url), concurrency=slots).collect()
@@ -84,29 +75,24 @@ class EngineCluster:
         return self._run(pipeline, workers)
 
     def close(self) -> None:
-        self._stack.close()
-        self._address, self._nodes = None, 0
+        """There is nothing to end: every run ends what it has started."""
 
     def _run(self, pipeline: sage.Pipeline, nodes: int) -> list[Stamped]:
         with TemporaryDirectory(prefix="sage-bench-") as folder:
             options: dict[str, Any] = {"dead_letters": Path(folder) / "dead.jsonl", "max_dead_letters": 0}
             if self._kind == "local":
-                result = sage.run(pipeline, processes=max(2, nodes) if nodes > 1 else 1, **options)
+                result = sage.run(pipeline, processes=nodes, **options)
             else:
-                result = sage.run(pipeline, engine="ray", address=self._cluster(nodes), hosts=nodes, **options)
+                result = sage.run(pipeline, engine="ray", address=self._kind, hosts=nodes, **options)
         collected: list[Stamped] = result.collected()
         return collected
 
-    def _cluster(self, nodes: int) -> str:
-        if self._kind != "emulated":
-            return self._kind
-        if self._address is None or self._nodes != nodes:
-            from sage.cluster import private
 
-            self.close()
-            self._address = self._stack.enter_context(private(nodes, cpus=1)).address
-            self._nodes = nodes
-        return self._address
+def _many(kind: str, case: Case) -> StepOptions:
+    """So many records at once: threads of the one process, or instances in each of several."""
+    if kind == "local" and case.nodes == 1:
+        return {"concurrency": case.slots}
+    return {"parallelism": case.nodes * case.slots}
 
 
 def rows_of(job: str, records: Iterable[Stamped], began_s: float) -> Rows:

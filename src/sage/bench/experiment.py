@@ -89,3 +89,9 @@ PARTS = (
     Column("queueing_s", "queueing (ms)", 1e3, 1),
     Column("execution_s", "execution (ms)", 1e3, 1),
 )
+
+
+def of_ideal(figures: Mapping[str, float]) -> Figures:
+    """The figure of `OF_IDEAL`, where the ideal is known."""
+    ideal_per_s = figures.get("ideal_per_s")
+    return {} if ideal_per_s is None else {"of_ideal": figures["throughput_per_s"] / ideal_per_s}

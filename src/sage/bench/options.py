@@ -12,7 +12,6 @@ from sage.scheduling import scheduler_named
 from sage.simulation import pipeline_named
 
 MOST_REPEATS = 1000
-CLUSTERS = ("virtual", "local", "emulated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Options:
 
     quick: bool = False
     cluster: str = "virtual"
-    """virtual, local, emulated, or the address of a Ray cluster."""
+    """virtual, local, or a Ray cluster: its address, its name, or auto."""
     nodes: tuple[int, ...] | None = None
     tasks: int | None = None
     pipeline: str | None = None

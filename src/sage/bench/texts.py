@@ -41,7 +41,7 @@ def notes(report: Report) -> list[str]:
     )
     return [
         spread,
-        "The first tenth of the records of each run is warm-up and not counted.",
+        "The first tenth of the time of each run is warm-up and not counted.",
         "Latency counts from the intended start.",
         "No record was lost in any run.",
     ]

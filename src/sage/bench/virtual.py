@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from math import inf
 from time import perf_counter
 
 from sage.bench.case import Case, Load
 from sage.bench.executor import Run
+from sage.bench.figures import WARM_UP
 from sage.llm.simulated import Profile, profile_named
 from sage.scheduling import Replica, Work, scheduler_named
 from sage.simulation import (
@@ -59,8 +61,8 @@ class VirtualCluster:
         one = ClusterModel((NodeModel(nodes.slots, 1.0, cores),), NetworkModel(0.0, inf), self._endpoints(case))
         loads = [replace(load, in_flight=_in_flight(case, load)) for load in case.loads]
         outcome = simulate(one, scheduler_named("fifo"), [_job(case, load) for load in loads], seed=seed)
-        first = len(outcome.rows) // 10
-        return (len(outcome.rows) - first) / (outcome.ended_s - (outcome.rows.ended_s[first - 1] if first else 0.0))
+        warm_s = WARM_UP * outcome.ended_s
+        return (len(outcome.rows) - bisect_right(outcome.rows.ended_s, warm_s)) / (outcome.ended_s - warm_s)
 
     def _endpoints(self, case: Case) -> tuple[Profile, ...]:
         return (self._profile,) * case.endpoints

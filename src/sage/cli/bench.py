@@ -26,7 +26,7 @@ NOT_PASSED = 1
 @click.command("bench")
 @click.argument("experiment", metavar="|".join(NAMES))
 @click.option("--quick", is_flag=True, help="Smaller: about a minute.")
-@click.option("--cluster", metavar="virtual|local|emulated|ADDRESS", help="What it runs on.  [default: virtual]")
+@click.option("--cluster", metavar="virtual|local|ADDRESS|NAME", help="What it runs on.  [default: virtual]")
 @click.option("--nodes", metavar="N,N,...", help="Numbers of nodes.  [default: the experiment's]")
 @click.option("--tasks", callback=whole_number, metavar="N", help="Records of each case.  [default: the experiment's]")
 @click.option("--pipeline", metavar="NAME", help="rag, compute, llm, mixed or adaptive_rag.")

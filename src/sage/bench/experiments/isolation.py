@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import nan
 
 from sage.bench.case import Case, Load
-from sage.bench.experiment import OF_IDEAL, P99, THROUGHPUT, TOTAL, Column, Experiment, Figures, Medians, Plot
+from sage.bench.experiment import OF_IDEAL, P99, THROUGHPUT, TOTAL, Column, Experiment, Figures, Medians, Plot, of_ideal
 from sage.bench.options import Options
 
 KINDS = ("rag", "compute", "llm")
@@ -54,7 +53,7 @@ def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
         own = figures[f"{jobs} jobs"]
         derived[f"{jobs} jobs"] = {
             "efficiency": own["throughput_per_s"] / (jobs * one),
-            "of_ideal": own["throughput_per_s"] / own.get("ideal_per_s", nan),
+            **of_ideal(own),
         }
     return derived
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import nan
 
 from sage.bench.case import Case, Load
 from sage.bench.experiment import (
@@ -19,6 +18,7 @@ from sage.bench.experiment import (
     Figures,
     Medians,
     Plot,
+    of_ideal,
 )
 from sage.bench.options import Options
 
@@ -48,11 +48,10 @@ def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
     for case in cases:
         first = next(each for each in cases if each.series == case.series)
         speed_up = figures[case.name]["throughput_per_s"] / figures[first.name]["throughput_per_s"]
-        own = figures[case.name]
         derived[case.name] = {
             "speed_up": speed_up,
             "efficiency": speed_up * first.nodes / case.nodes,
-            "of_ideal": own["throughput_per_s"] / own.get("ideal_per_s", nan),
+            **of_ideal(figures[case.name]),
         }
     return derived
 
