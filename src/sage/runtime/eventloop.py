@@ -39,19 +39,23 @@ class EventLoopThread:
         """Run `work` on the loop; it handles its own errors."""
         if self._loop is None:
             self._loop = asyncio.SelectorEventLoop(PreciseSelector())
-            self._thread = threading.Thread(target=self._loop.run_forever, name="sage-event-loop", daemon=True)
+            self._thread = threading.Thread(target=_live, args=(self._loop,), name="sage-event-loop", daemon=True)
             self._thread.start()
         asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """End the loop. Whatever still runs on it is left unfinished."""
+        """End the loop. Whatever still runs on it is left unfinished; a call that holds the loop up is left behind."""
         if self._loop is None or self._thread is None:
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CANCEL_GRACE_S)
-        if not self._thread.is_alive():
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    """Run `loop` until it is stopped, and close it, however late that is."""
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 class Signal:
