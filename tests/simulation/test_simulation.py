@@ -173,6 +173,14 @@ def test_equal_jobs_get_equal_shares_of_an_endpoint() -> None:
     assert max(last_s) <= 1.1 * min(last_s)
 
 
+def test_first_come_is_first_served_across_jobs() -> None:
+    early, late = job(400, 400, name="early"), job(1, 1, name="late", start_s=0.01)
+    last = simulate(nodes_of(1), scheduler_named("fifo"), [early, late]).rows
+    urgent = simulate(nodes_of(1), scheduler_named("priority"), [replace(early, band=1), late]).rows
+    assert last.ended_s[list(last.job_index).index(1)] > 1.0
+    assert urgent.ended_s[list(urgent.job_index).index(1)] < 0.1
+
+
 def test_admission_shortens_latency_and_costs_no_throughput() -> None:
     crowded = profile_named("peaked")
     cluster = replace(nodes_of(16), endpoints=(crowded,))

@@ -78,7 +78,7 @@ def _lines(axes: Any, report: Report, plot: Plot) -> None:
     if plot.log_x:
         axes.set_xscale("log", base=2)
     axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
     axes.set_xlabel(plot.x_label)
     if number > 1 or plot.ideal:
         axes.legend()

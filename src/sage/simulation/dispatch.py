@@ -154,7 +154,7 @@ class SimulatedDispatcher:
         heads = [line[0] for line in self._lines.values()]
         if len(heads) == 1:
             return heads[0], self._work(heads[0])
-        heads.sort(key=_by_index)
+        heads.sort(key=_arrival_s)
         works = [self._work(task) for task in heads]
         first = self._scheduler.order(works).choice
         return heads[first], works[first]
@@ -183,5 +183,6 @@ class SimulatedDispatcher:
         return None if node is None else (cell, node)
 
 
-def _by_index(task: Task) -> int:
-    return task.index
+def _arrival_s(task: Task) -> float:
+    """While it waits here, this is when it came."""
+    return task.since_s
