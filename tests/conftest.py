@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,10 +97,10 @@ def nothing_left_behind(
 ) -> Iterator[None]:
     """Run in an empty folder; fail a test that leaves threads, child processes, descriptors or temporary files.
 
-    Ray's own children and sockets come and go: beside it, threads and queues are looked at.
+    Ray's own children and sockets come and go while this process is connected: then threads and queues are looked at.
     """
     monkeypatch.chdir(tmp_path)
-    held = _held_beside_ray if request.node.get_closest_marker("ray") else _held
+    held = _held_beside_ray if request.node.get_closest_marker("ray") or _is_connected_to_ray() else _held
     before = held()
     yield
     until = time.monotonic() + DEADLINE_S
@@ -115,6 +116,12 @@ def nothing_left_behind(
 def _held() -> set[str]:
     """What this process holds that a run might have forgotten."""
     return _threads() | _children() | _descriptors()
+
+
+def _is_connected_to_ray() -> bool:
+    """It may be by a fixture of the session, for other tests than this one."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def _held_beside_ray() -> set[str]:
