@@ -60,8 +60,9 @@ _CRASHED = pytest.StashKey[bool]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """xdist marks a test of a group; --last-failed has to find it by its name."""
-    report.nodeid = report.nodeid.removesuffix("@ray")
+    """xdist marks a test of a group; --last-failed, which is not in its workers, has to find it by its name."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        report.nodeid = report.nodeid.removesuffix("@ray")
 
 
 @pytest.hookimpl(optionalhook=True)
