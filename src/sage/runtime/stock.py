@@ -20,12 +20,14 @@ class Stock:
         durability.enlist(keeper)
 
     def split(self, batch: Batch) -> tuple[Batch, Batch | None]:
-        """The records of `batch` that are new; and those that an earlier run has taken up, if any can be."""
+        """The records of `batch` that are new, perhaps none; and those that an earlier run has taken up, or None."""
         if not self._applied:
             return batch, None
         rids = list(batch.rids)
         mask = [rid not in self._applied for rid in rids]
         self._applied.difference_update(rids)
+        if all(mask):
+            return batch, None
         return batch.select(mask), batch.select([not new for new in mask])
 
     def add(self, lineage: Sequence[Lineage]) -> None:

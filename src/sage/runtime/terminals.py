@@ -68,9 +68,10 @@ class CollectStage(TerminalStage):
             new, known = self._stock.split(batch)
             if known is not None:
                 self.settle(known)
-            self.records += new.records
-            self._stock.add(new.lineage)
-            self.settle(new)
+            if new.records:
+                self.records += new.records
+                self._stock.add(new.lineage)
+                self.settle(new)
 
     def take_stock(self) -> Taken | None:
         assert self._stock is not None
