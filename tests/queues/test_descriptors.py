@@ -98,6 +98,7 @@ def test_documents_that_are_refused(code: str, data: Any) -> None:
         pickle.dumps(LocalQueueDescriptor()),
         7,
     ],
+    ids=["empty", "begun", "bytes", "no-utf8", "deep", "long", "twice", "nan", "large-number", "pickle", "a-number"],
 )
 def test_texts_that_are_refused(text: Any) -> None:
     refused("E520", text)
