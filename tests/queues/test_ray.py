@@ -242,9 +242,8 @@ def test_shutdown_ends_the_queue_for_everybody(force: bool, wait_until: Wait) ->
     q.shutdown(force)
     assert q.actor is None
     q.shutdown()
-    with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.empty.remote())
-    wait_until(lambda: raises(ray.exceptions.RayActorError, copy.qsize))  # it is noticed soon, not at once
+    for use in (lambda: ray.get(actor.empty.remote()), copy.qsize):
+        wait_until(lambda use=use: raises(ray.exceptions.RayActorError, use))  # it is noticed soon, not at once
     for use in (lambda: copy.put(1), lambda: copy.put_nowait_batch([1]), copy.get, copy.qsize):
         with pytest.raises(ray.exceptions.RayActorError):
             use()
