@@ -177,7 +177,7 @@ class History:
 
     def _bill(self) -> Iterator[str]:
         calls = len(_lines(self.workload.folder / "bill"))
-        most = self.workload.records + self.kills * self.workload.concurrency
+        most = self.workload.records + self.kills * 2 * self.workload.concurrency
         if calls > most:
             yield f"BILL: {calls} calls, and {most} would be the most after {self.kills} kills"
 

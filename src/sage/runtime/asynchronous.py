@@ -23,7 +23,7 @@ from sage.runtime.failures import LOST, GaveUp, Interrupted, Tries
 from sage.runtime.flattening import expanded, is_many, not_many, one_or_many
 from sage.runtime.inbox import LINGER_S, Inbox
 from sage.runtime.order import OrderGate, Turn
-from sage.runtime.recall_async import journalled
+from sage.runtime.recall_async import AsyncRecall
 from sage.runtime.routing import EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage
 from sage.runtime.windows import Admitted, Fixed, Found, Window
@@ -38,7 +38,7 @@ class AsyncStage(Stage):
     ) -> None:
         super().__init__(plan, context)
         self._shared = shared
-        self._results = None if context.durability is None else context.durability.results(plan)
+        self._recall: AsyncRecall | None = None
         self._inbox = inbox
         self._take = plan.batch_size or 1
         self._window: Window = Found(plan.concurrency, context.clock) if plan.adaptive else Fixed(plan.concurrency)
@@ -60,6 +60,8 @@ class AsyncStage(Stage):
         loop = asyncio.get_running_loop()
         self.context.control.on_stop(lambda: _call_soon(loop, self._stopping.set))
         self.context.control.on_abort(self._signal.set)
+        results = None if self.context.durability is None else self.context.durability.results(self.plan)
+        self._recall = None if results is None else AsyncRecall(results, self._signal.set)
         opening = self._shared.open()
         if inspect.isawaitable(opening):
             await opening
@@ -83,7 +85,7 @@ class AsyncStage(Stage):
         try:
             while not self._drained():
                 self._check()
-                while self._window.has_room(self._serving) and self._start_calls():
+                while self._has_room(self._serving) and self._start_calls():
                     pass
                 if self._wants_more():
                     self._asked = True
@@ -100,12 +102,22 @@ class AsyncStage(Stage):
             await self._cancel_calls()
 
     def _drained(self) -> bool:
-        return self._inbox.ended and self._serving == 0
+        return self._inbox.ended and self._serving == 0 and self._unsafe == 0
+
+    @property
+    def _unsafe(self) -> int:
+        """Calls whose result is not on the disk yet."""
+        return 0 if self._recall is None else self._recall.unsafe
+
+    def _has_room(self, serving: int) -> bool:
+        """Whether one more call may be made. As many as are in flight may wait for the disk, no more: these would be
+        paid again too if the process died now."""
+        return self._window.has_room(serving) and self._unsafe < self._window.slots
 
     def _wants_more(self) -> bool:
         """Whether to ask the inbox for a signal; one that has something or has ended would signal over and over."""
         waiting = self._asked or self._lingered or self._inbox.ended
-        return self._window.has_room(self._serving) and not waiting and not self._blocked()
+        return self._has_room(self._serving) and not waiting and not self._blocked()
 
     def _filled(self) -> None:
         """The inbox has something, or nothing more will come (from any thread)."""
@@ -116,6 +128,8 @@ class AsyncStage(Stage):
         if self._failure is not None:
             raise self._failure
         self.context.control.check()
+        if self._recall is not None:
+            self._recall.settle()
 
     def _start_calls(self) -> bool:
         """Start what there is room for; False if there is nothing to do before the next signal."""
@@ -152,9 +166,9 @@ class AsyncStage(Stage):
 
     def _goes_on(self) -> bool:
         """Whether a slot that is done with a call may make another one."""
-        if self._window.has_room(self._serving):  # there is room for more than this one
+        if self._has_room(self._serving):  # there is room for more than this one
             self._signal.set_here()
-        return self._window.has_room(self._serving - 1) and not self.context.control.aborted.is_set()
+        return self._has_room(self._serving - 1) and not self.context.control.aborted.is_set()
 
     def _lingers(self) -> bool:
         """Whether to wait a moment for a fuller batch."""
@@ -190,6 +204,12 @@ class AsyncStage(Stage):
         self.stats.busy_s += took
         self.stats.calls.record(took / len(batch), len(batch))
         self.context.ledger.publish()
+        if self._recall is None:
+            self._leave(turn, done)
+        else:
+            self._recall.when_safe(lambda: self._leave(turn, done))
+
+    def _leave(self, turn: Turn | None, done: list[Batch]) -> None:
         if turn is None or self._order is None:
             self._collect(done)
         else:
@@ -248,9 +268,9 @@ class AsyncStage(Stage):
             raise Interrupted
 
     async def _call(self, batch: Batch) -> Any:
-        if self._results is None:
+        if self._recall is None:
             return await self._call_now(batch)
-        return await journalled(self._results, batch, self._call_now, several=self.plan.batch_size is not None)
+        return await self._recall.call(batch, self._call_now, several=self.plan.batch_size is not None)
 
     async def _call_now(self, batch: Batch) -> Any:
         attempt = self._window.attempt()

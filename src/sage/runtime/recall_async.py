@@ -1,10 +1,15 @@
-"""Durable steps on the event loop: nothing here may block it."""
+"""Durable steps on the event loop: nothing here may block it.
+
+A call that has its result makes room for the next one at once; what it gave is passed on when the commit that holds it
+is on the disk. Commits are in the order of results, so counting says what is safe.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 from sage.record import Batch
 from sage.runtime.durable import Results
@@ -13,59 +18,96 @@ from sage.runtime.recall import TURN_S
 Call = Callable[[Batch], Awaitable[Any]]
 
 
-async def journalled(results: Results, batch: Batch, call: Call, *, several: bool) -> Any:
-    """What `call` gives for `batch`, or gave in an earlier run; safe when this returns. With `several`, `call` takes a
-    list of records and gives one of results; only those that have none are given to it."""
-    rids = list(batch.rids)
-    keys = [results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
-    found = [results.find(key) for key in keys]
-    missing = [index for index, one in enumerate(found) if one is None]
-    results.check_together([keys[index] for index in missing])
-    if missing:
-        slots: list[int] = []
-        try:
-            for index in missing:
-                slots.append(await _entered(results, keys[index], rids[index]))
+class _Outcome(NamedTuple):
+    kept: int
+    slots: Sequence[int]
+    then: Callable[[], None]
+
+
+class AsyncRecall:
+    """The results of one durable step, for a stage on the event loop, and used there. `on_news` is called from another
+    thread when it is time to `settle`."""
+
+    def __init__(self, results: Results, on_news: Callable[[], None]) -> None:
+        self._results = results
+        self._on_news = on_news
+        self._kept = 0
+        self._safe = 0
+        self._slots: list[int] = []
+        self._outcomes: deque[_Outcome] = deque()
+        self._told = False
+
+    @property
+    def unsafe(self) -> int:
+        """Outcomes that wait until they are safe."""
+        return len(self._outcomes)
+
+    async def call(self, batch: Batch, call: Call, *, several: bool) -> Any:
+        """What `call` gives for `batch`, or gave in an earlier run; to be passed on by `when_safe`. With `several`,
+        `call` takes a list of records and gives one of results; only those that have none are given to it."""
+        results = self._results
+        rids = list(batch.rids)
+        keys = [results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
+        found = [results.find(key) for key in keys]
+        missing = [index for index, one in enumerate(found) if one is None]
+        if missing:
+            results.check_together([keys[index] for index in missing])
             part = batch if len(missing) == len(batch) else batch.select([one is None for one in found])
-            answer = await call(part)
-            for index, result in zip(missing, answer if several else [answer], strict=True):
-                found[index] = (result,)
-            await _keep(results, [(keys[index], rids[index], _only(found[index])) for index in missing])
-        finally:
-            for slot in slots:
-                results.leave(slot)
-    return [_only(one) for one in found] if several else _only(found[0])
+            slots: list[int] = []
+            try:
+                for index in missing:
+                    slots.append(await self._entered(keys[index], rids[index]))
+                answer = await call(part)
+                for index, result in zip(missing, answer if several else [answer], strict=True):
+                    found[index] = (result,)
+                    self._keep(keys[index], rids[index], result)
+            except BaseException:
+                self._leave(slots)
+                raise
+            self._slots += slots
+        return [_only(one) for one in found] if several else _only(found[0])
 
+    def when_safe(self, then: Callable[[], None]) -> None:
+        """There is an outcome: a `settle` behind all results so far calls `then`."""
+        self._outcomes.append(_Outcome(self._kept, self._slots, then))
+        self._slots = []
+        if self._safe >= self._kept:
+            self._tell()
 
-async def _entered(results: Results, key: bytes, rid: str) -> int:
-    while (slot := results.enter(key, rid)) is None:
-        await asyncio.sleep(TURN_S)
-    return slot
+    def settle(self) -> None:
+        """See what has become safe. Raises the `StorageError` that ended the journal, if one did."""
+        self._told = False
+        safe = self._safe
+        self._results.check()
+        while self._outcomes and self._outcomes[0].kept <= safe:
+            outcome = self._outcomes.popleft()
+            self._leave(outcome.slots)
+            outcome.then()
 
+    async def _entered(self, key: bytes, rid: str) -> int:
+        while (slot := self._results.enter(key, rid)) is None:
+            await asyncio.sleep(TURN_S)
+        return slot
 
-async def _keep(results: Results, some: list[tuple[bytes, str, Any]]) -> None:
-    """Keep those that are results, and wait until they are safe."""
-    loop = asyncio.get_running_loop()
-    safe = loop.create_future()
-    kept = [one for one in some if one[2] is not None]  # a step that returned None has failed
-    for number, (key, rid, result) in enumerate(kept, start=1):
-        results.keep(key, rid, result, _telling(loop, safe) if number == len(kept) else None)
-    if kept:
-        await safe
-    results.check()
+    def _keep(self, key: bytes, rid: str, result: Any) -> None:
+        if result is not None:  # a step that returned None has failed
+            self._results.keep(key, rid, result, self._one_is_safe)
+            self._kept += 1
 
+    def _leave(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._results.leave(slot)
 
-def _telling(loop: asyncio.AbstractEventLoop, safe: asyncio.Future[None]) -> Callable[[], None]:
-    def tell() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, safe)
+    def _one_is_safe(self) -> None:
+        """On the journal's thread, in the order of results; or never will be, which `settle` finds out."""
+        self._safe += 1
+        self._tell()
 
-    return tell
-
-
-def _settle(safe: asyncio.Future[None]) -> None:
-    if not safe.done():
-        safe.set_result(None)
+    def _tell(self) -> None:
+        """The loop is woken once for all of a commit."""
+        if not self._told:
+            self._told = True
+            self._on_news()
 
 
 def _only(found: tuple[Any] | None) -> Any:

@@ -30,6 +30,11 @@ _SCHEMA = {
     "value BLOB NOT NULL, crc INTEGER NOT NULL)",
     ("index", "rows_by_key"): "CREATE UNIQUE INDEX rows_by_key ON rows (kind, key)",
 }
+_ADD = "INSERT INTO rows (kind, key, value, crc) VALUES (?, ?, ?, ?) ON CONFLICT (kind, key) DO NOTHING"
+_PUT = (
+    "INSERT INTO rows (kind, key, value, crc) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, crc = excluded.crc"
+)
 _MODULO = 1 << 64
 
 
@@ -243,10 +248,13 @@ class Rows:
             )  # fmt: skip
 
     def _change(self, change: Change, head: dict[str, list[int]]) -> None:
+        if change.once and change.value is not None:
+            crc = checksum(change.kind, change.key, change.value)
+            row = (change.kind.value, change.key, change.value, crc)
+            _count(head, change.kind, crc, self._connection.execute(_ADD, row).rowcount)
+            return
         before = self._find(change.kind, change.key)
         if before is not None:
-            if change.once:
-                return
             _count(head, change.kind, self._checked(before).crc, -1)
         if change.value is None:
             self._connection.execute("DELETE FROM rows WHERE kind = ? AND key = ?", (change.kind.value, change.key))
@@ -255,11 +263,7 @@ class Rows:
 
     def _put(self, kind: RowKind, key: bytes, value: bytes) -> int:
         crc = checksum(kind, key, value)
-        self._connection.execute(
-            "INSERT INTO rows (kind, key, value, crc) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, crc = excluded.crc",
-            (kind.value, key, value, crc),
-        )
+        self._connection.execute(_PUT, (kind.value, key, value, crc))
         return crc
 
     def _find(self, kind: RowKind, key: bytes) -> Row | None:
