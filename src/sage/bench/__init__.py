@@ -6,7 +6,8 @@
     options.py       Options: what a user says of a whole experiment
     experiment.py    Experiment: a declaration of cases, figures and plots
     experiments/     the experiments
-    executor.py      Executor, the one seam to clusters: virtual.py in virtual time, engine.py on processes and Ray
+    executor.py      Executor, the one seam to clusters: clusters.py: by name
+    virtual.py       in virtual time;  engine.py  on processes;  emulated.py, joined.py  on Ray
     work.py          what records do in a real run;  usage.py  what it takes of the machine
     figures.py       rows of a run -> figures; refuses runs in which a record was lost
     statistics.py    medians, confidence, significance

@@ -31,6 +31,7 @@ class Case:
     series: str = ""
     """Which line of the plots it belongs to."""
     nodes: int = 1
+    """0: it runs beside the cluster, on this machine."""
     slots: int = 8
     cores: int | None = None
     """Records of a node that compute at once; None: as many as there are slots, computing is sleeping."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from sage.bench.emulated import EmulatedCluster
 from sage.bench.engine import EngineCluster
 from sage.bench.executor import Executor
+from sage.bench.experiment import Experiment
+from sage.bench.joined import JoinedCluster
 from sage.bench.virtual import VirtualCluster
 from sage.cluster.join import way_to
 
 
-def executor_for(cluster: str) -> Executor:
-    """``virtual``, ``local``, or a Ray cluster by its address, its name, or ``auto``; whoever asks closes it.
+def executor_for(cluster: str, experiment: Experiment | None = None) -> Executor:
+    """``virtual``, ``local``, ``emulated``, or a Ray cluster by address, name, or ``auto``; the caller closes it.
 
+    For an `experiment` that really computes, ``virtual`` means ``local``.
     Raises as `sage.cluster.join.way_to` does where there is no such cluster.
     """
-    if cluster == "virtual":
+    if cluster == "virtual" and not (experiment is not None and experiment.computes):
         return VirtualCluster()
-    if cluster != "local":
-        way_to(cluster)
-    return EngineCluster(cluster)
+    if cluster in ("virtual", "local"):
+        return EngineCluster("local")
+    if cluster == "emulated":
+        return EmulatedCluster()
+    way_to(cluster)
+    return JoinedCluster(cluster)

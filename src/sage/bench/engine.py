@@ -17,6 +17,7 @@ from sage.connectors import Items
 from sage.errors import UsageError
 from sage.flow import StepOptions
 from sage.llm.simulated import SimulatedEndpoint
+from sage.runtime.ray_placement import MOST_HOSTS
 from sage.runtime.run import MOST_PROCESSES
 from sage.simulation import PIPELINES, Rows
 
@@ -34,18 +35,20 @@ class EngineCluster:
     def __init__(self, kind: str, profile: str = "a100-qwen2.5-3b") -> None:
         self._kind = kind
         self._profile = profile
-        self.label = f"processes of this machine, {WHAT}" if kind == "local" else f"Ray cluster {kind}, {WHAT}"
+        self.where = "processes of this machine" if kind == "local" else f"Ray cluster {kind}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.where}, {WHAT}"
 
     def check(self, case: Case) -> None:
-        wrong = None
-        if len(case.loads) != 1 or case.loads[0].rate_per_s is not None:
-            wrong = "several jobs, or Poisson arrivals"
-        elif case.loads[0].pipeline not in PIPELINES_HERE:
-            wrong = case.loads[0].pipeline
-        elif case.adaptive or case.cores is not None or case.admission != "limited":
-            wrong = "a number of cores, or another admission"
-        elif self._kind == "local" and case.nodes > MOST_PROCESSES:
-            wrong = f"{case.nodes} nodes, and {MOST_PROCESSES} processes are the most"
+        hosts = case.nodes if case.loads else case.nodes * case.slots
+        most = MOST_PROCESSES if self._kind == "local" else MOST_HOSTS
+        if hosts > most:
+            raise UsageError(
+                "E104", "too many processes", at=f"case {case.name}", got=hosts, expected=f"{most} are the most"
+            )
+        wrong = _wrong(case) if case.loads else None
         if wrong is not None:
             raise UsageError(
                 "E104", "this cluster cannot run the case", at=f"case {case.name}", got=wrong,
@@ -67,25 +70,47 @@ class EngineCluster:
             began_s = monotonic()
             return Run(rows_of(load.name, self._run(pipeline, case.nodes), began_s))
 
-    def perform(self, function: Any, count: int, workers: int) -> list[Stamped]:
-        """`function(0)` to `function(count - 1)` in `workers` processes."""
+    def perform(self, function: Any, count: int, case: Case) -> list[Stamped]:
+        """`function(0)` to `function(count - 1)`, in as many processes as the case has slots on its nodes."""
         numbers = (record for record in read("compute", "perform", count, 0))
         pipeline = sage.Pipeline("bench-perform")
-        pipeline.read(Items(numbers)).map(Perform(function), parallelism=workers).map(arrive, concurrency=64).collect()
-        return self._run(pipeline, workers)
+        stream = pipeline.read(Items(numbers)).map(Perform(function), **self._workers_of(case))
+        stream.map(arrive, concurrency=64).collect()
+        return self._run(pipeline, self._hosts(case))
 
     def close(self) -> None:
         """There is nothing to end: every run ends what it has started."""
 
-    def _run(self, pipeline: sage.Pipeline, nodes: int) -> list[Stamped]:
+    def _workers_of(self, case: Case) -> StepOptions:
+        """How many instances, and where."""
+        return {"parallelism": case.nodes * case.slots}
+
+    def _hosts(self, case: Case) -> int | None:
+        """In how many processes `case` is performed."""
+        return case.nodes * case.slots
+
+    def _run(self, pipeline: sage.Pipeline, hosts: int | None) -> list[Stamped]:
         with TemporaryDirectory(prefix="sage-bench-") as folder:
             options: dict[str, Any] = {"dead_letters": Path(folder) / "dead.jsonl", "max_dead_letters": 0}
-            if self._kind == "local":
-                result = sage.run(pipeline, processes=nodes, **options)
-            else:
-                result = sage.run(pipeline, engine="ray", address=self._kind, hosts=nodes, **options)
+            result = sage.run(pipeline, **self._engine(hosts), **options)
         collected: list[Stamped] = result.collected()
         return collected
+
+    def _engine(self, hosts: int | None) -> dict[str, Any]:
+        if self._kind == "local":
+            return {"processes": hosts}
+        return {"engine": "ray", "address": self._kind, "hosts": hosts}
+
+
+def _wrong(case: Case) -> str | None:
+    """What there is only in virtual time."""
+    if len(case.loads) != 1 or case.loads[0].rate_per_s is not None:
+        return "several jobs, or Poisson arrivals"
+    if case.loads[0].pipeline not in PIPELINES_HERE:
+        return case.loads[0].pipeline
+    if case.adaptive or case.cores is not None or case.admission != "limited":
+        return "a number of cores, or another admission"
+    return None
 
 
 def _many(kind: str, case: Case) -> StepOptions:

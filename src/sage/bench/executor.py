@@ -22,8 +22,12 @@ class Run:
 class Executor(Protocol):
     """A kind of cluster."""
 
-    label: str
-    """Said in every report, like 'virtual time, simulated endpoint'."""
+    where: str
+    """A few words, like 'processes of this machine'."""
+
+    @property
+    def label(self) -> str:
+        """Said in every report of what it ran: where, and what stood in for computing and for the endpoint."""
 
     def check(self, case: Case) -> None:
         """Raise `UsageError` if it cannot run `case`, before anything was started."""

@@ -28,6 +28,14 @@ class Column:
     better: Literal["higher", "lower", ""] = ""
 
 
+def _x(case: Case) -> float:
+    return case.x
+
+
+def _series(case: Case) -> str | None:
+    return case.series
+
+
 @dataclass(frozen=True, slots=True)
 class Plot:
     """A picture of figures over the cases' `x`, a line for each series."""
@@ -40,6 +48,11 @@ class Plot:
     """Several: bars on top of one another, or lines with the names of the columns."""
     kind: Literal["lines", "bars", "stacked"] = "lines"
     log_x: bool = False
+    x: Callable[[Case], float] = _x
+    line: Callable[[Case], str | None] = _series
+    """Which line, or colour of bars, a case belongs to; None: it is not drawn."""
+    points: bool = True
+    """Draw lines of one case too."""
     ideal: bool = False
     """Draw what n times the first case would be."""
 
@@ -72,6 +85,8 @@ class Experiment:
     """Whose these are."""
     on_clusters: bool = True
     """False: it measures this machine, wherever the others run."""
+    computes: bool = False
+    """Records compute, and ask no endpoint: nothing of it is simulated, so it cannot run in virtual time."""
 
 
 THROUGHPUT = Column("throughput_per_s", "records/s", digits=1, better="higher")

@@ -20,8 +20,10 @@ class Options:
 
     quick: bool = False
     cluster: str = "virtual"
-    """virtual, local, or a Ray cluster: its address, its name, or auto."""
+    """virtual, local, emulated, or a Ray cluster: its address, its name, or auto."""
     nodes: tuple[int, ...] | None = None
+    workers: tuple[int, ...] | None = None
+    """Processes on each node, where an experiment says so."""
     tasks: int | None = None
     pipeline: str | None = None
     scheduler: str | None = None
@@ -29,11 +31,11 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = {"nodes": self.nodes or (1,), "tasks": (self.tasks or 1,), "repeat": (self.repeat or 1,)}
-        given = {"nodes": self.nodes, "tasks": self.tasks, "repeat": self.repeat}
-        for name, values in counts.items():
-            if (given[name] is not None and given[name] in (0, ())) or min(values) < 1:
-                raise UsageError("E104", "bad number", at=f"--{name}", got=given[name], expected="at least 1")
+        given = {"nodes": self.nodes, "workers": self.workers, "tasks": self.tasks, "repeat": self.repeat}
+        for name, value in given.items():
+            values = value if isinstance(value, tuple) else (1 if value is None else value,)
+            if value == () or min(values) < 1:
+                raise UsageError("E104", "bad number", at=f"--{name}", got=value, expected="at least 1")
         if self.repeats > MOST_REPEATS:
             raise UsageError("E104", "bad number", at="--repeat", got=self.repeats, expected=f"at most {MOST_REPEATS}")
         if self.pipeline is not None:
@@ -64,9 +66,9 @@ def with_file(options: Options, path: Path, content: Mapping[str, Any]) -> Optio
             "E104", "there is no such option", at=str(path), got=", ".join(sorted(unknown)), expected=expected
         )
     values = dict(content)
-    nodes = values.get("nodes")
-    if nodes is not None:
-        values["nodes"] = tuple(nodes) if isinstance(nodes, list) else (nodes,)
+    for name in ("nodes", "workers"):
+        if name in values:
+            values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
     kinds = {"quick": bool, "cluster": str, "tasks": int, "pipeline": str, "scheduler": str, "repeat": int, "seed": int}
     for name, value in values.items():
         wrong = type(value) is not kinds[name] if name in kinds else any(type(each) is not int for each in value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from sage.bench.case import Case
 from sage.bench.experiment import Column, Plot
 from sage.bench.suite import Report
-from sage.bench.texts import title
 from sage.errors import MissingDependency
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -17,6 +17,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "//", "..", "xx", "\\\\", "--")
 WIDTH, HEIGHT = 4.6, 3.1
+TITLE_PAD = 18
+"""Points above the bars, where their legend stands."""
+ROOM = 56
+"""Letters below all bars together."""
+LARGE = 1e5
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -27,7 +32,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.hashsalt": "sage",
-    "figure.dpi": 200,
+    "savefig.dpi": 300,
 }
 
 
@@ -37,11 +42,22 @@ class Painter:
     def __init__(self) -> None:
         try:
             import matplotlib as mpl
-            from matplotlib import figure
+            from matplotlib import figure, ticker
         except ImportError as error:
             raise MissingDependency("matplotlib", "bench", "drawing plots") from error
         mpl.rcParams.update(STYLE)
         self._figure = figure.Figure
+        self._ticker = ticker
+
+    def _number(self, axes: Any) -> None:
+        """From zero, and no marker cut; large numbers as people write them."""
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_formatter(self._ticker.StrMethodFormatter("{x:,g}"))
+            return
+        top = axes.dataLim.ymax * 1.06
+        axes.set_ylim(0, top)
+        large = self._ticker.EngFormatter(sep=" ")
+        axes.yaxis.set_major_formatter(large if top > LARGE else self._ticker.StrMethodFormatter("{x:,g}"))
 
     def paint(self, report: Report, plot: Plot, paths: Sequence[Path]) -> None:
         """Write one picture to each of `paths`, in the format that its name says."""
@@ -49,31 +65,35 @@ class Painter:
         axes = picture.add_subplot()
         {"lines": _lines, "bars": _bars, "stacked": _stacked}[plot.kind](axes, report, plot)
         axes.set_ylabel(plot.y_label)
-        if axes.get_yscale() != "log":
-            axes.set_ylim(bottom=0)
-        axes.set_title(f"{plot.title}\n{report.label}", loc="left")
+        self._number(axes)
+        axes.set_title(f"{plot.title}\n{report.label}", loc="left", pad=_pad(axes, plot))
         for path in paths:
             picture.savefig(path, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _pad(axes: Any, plot: Plot) -> float | None:
+    return TITLE_PAD if plot.kind == "bars" and axes.get_legend() is not None else None
 
 
 def _lines(axes: Any, report: Report, plot: Plot) -> None:
     ticks: dict[float, str] = {}
     number = 0
-    for series in _series(report):
-        cases = [case for case in report.cases if case.series == series]
+    lines = _lines_of(report, plot)
+    for name, cases in lines.items():
         for column in plot.columns:
-            label = column.title if len(plot.columns) > 1 else series
-            _line(
-                axes, report, [case for case in cases if _has(report, case, column)], column, number=number, label=label
-            )
-            number += 1
-        ticks |= {case.x: case.name.removeprefix(series).strip() for case in cases}
+            label = column.title if len(plot.columns) > 1 else name
+            shown = [case for case in cases if _has(report, case, column)]
+            if shown:
+                _line(axes, report, plot, shown, column, number=number, label=label)
+                number += 1
+        ticks |= {plot.x(case): _tick(plot, case) for case in cases}
         if plot.ideal:
             first = report.figures[cases[0].name][plot.columns[0].figure].median * plot.columns[0].factor
-            xs = [case.x for case in cases]
+            xs = [plot.x(case) for case in cases]
             axes.plot(xs, [first * x / xs[0] for x in xs], ":", color="grey", linewidth=1, zorder=1)
     if plot.ideal:
         axes.plot([], [], ":", color="grey", linewidth=1, label="n times the first")
+    if plot.ideal and plot.log_x:
         axes.set_yscale("log")
     if plot.log_x:
         axes.set_xscale("log", base=2)
@@ -84,10 +104,28 @@ def _lines(axes: Any, report: Report, plot: Plot) -> None:
         axes.legend()
 
 
-def _line(axes: Any, report: Report, cases: Sequence[Case], column: Column, *, number: int, label: str) -> None:
+def _lines_of(report: Report, plot: Plot) -> dict[str, list[Case]]:
+    """Cases by the name of their line, from left to right."""
+    found: dict[str, list[Case]] = {}
+    for case in report.cases:
+        name = plot.line(case)
+        if name is not None:
+            found.setdefault(name, []).append(case)
+    return {name: sorted(cases, key=plot.x) for name, cases in found.items() if plot.points or len(cases) > 1}
+
+
+def _tick(plot: Plot, case: Case) -> str:
+    x = plot.x(case)
+    name = case.name.removeprefix(case.series).strip()
+    return name if name.isalpha() else f"{x:g}"
+
+
+def _line(
+    axes: Any, report: Report, plot: Plot, cases: Sequence[Case], column: Column, *, number: int, label: str
+) -> None:
     values, errors = _values(report, cases, column)
     axes.errorbar(
-        [case.x for case in cases],
+        [plot.x(case) for case in cases],
         values,
         yerr=errors,
         label=label,
@@ -100,35 +138,31 @@ def _line(axes: Any, report: Report, cases: Sequence[Case], column: Column, *, n
 
 
 def _bars(axes: Any, report: Report, plot: Plot) -> None:
-    groups = _series(report)
-    columns = plot.columns
-    grouped = len(groups) > 1 and len({case.x for case in report.cases}) < len(report.cases)
-    sets = [(group, columns[0]) for group in groups] if grouped else [("", column) for column in columns]
-    xs: list[float] = sorted({case.x for case in report.cases}) if grouped else []
+    groups = _lines_of(report, plot)
+    shown = [case for case in report.cases if plot.line(case) is not None]
+    xs = sorted({plot.x(case) for case in shown})
+    grouped = len(groups) > 1 and len(xs) < len(shown)
+    sets = [(name, plot.columns[0]) for name in groups] if grouped else [("", column) for column in plot.columns]
     width = 0.8 / len(sets)
     for number, (group, column) in enumerate(sets):
-        cases = [case for case in report.cases if not grouped or case.series == group]
-        cases = [case for case in cases if _has(report, case, column)]
-        places = [xs.index(case.x) if grouped else report.cases.index(case) for case in cases]
+        cases = [case for case in (groups[group] if grouped else shown) if _has(report, case, column)]
+        places = [xs.index(plot.x(case)) + (number - (len(sets) - 1) / 2) * width for case in cases]
         values, errors = _values(report, cases, column)
         axes.bar(
-            [place + (number - (len(sets) - 1) / 2) * width for place in places], values, width, yerr=errors, capsize=2,
-            color=COLOURS[number], hatch=HATCHES[number], edgecolor="white", linewidth=0.5, label=group or column.title,
+            places, values, width, yerr=errors, capsize=2, color=COLOURS[number], hatch=HATCHES[number],
+            edgecolor="white", linewidth=0.5, label=group or column.title,
         )  # fmt: skip
-    _name_bars(axes, report, xs if grouped else None)
+    _name_bars(axes, [next(case for case in shown if plot.x(case) == x) for x in xs], first_word=grouped)
     axes.set_xlabel(plot.x_label)
     if len(sets) > 1:
-        axes.margins(y=0.25)  # the legend stands above the bars
-        axes.legend(ncols=len(sets), loc="upper right")
+        axes.legend(ncols=len(sets), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
 
 
-def _name_bars(axes: Any, report: Report, xs: Sequence[float] | None) -> None:
-    if xs is None:
-        names = [title(case).split(" (")[0] for case in report.cases]
-    else:
-        names = [next(case.name.split(" ")[0] for case in report.cases if case.x == x) for x in xs]
-    long = max(map(len, names)) > 7 or len(names) > 8
-    axes.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
+def _name_bars(axes: Any, cases: Sequence[Case], *, first_word: bool) -> None:
+    names = [case.name.split(" ")[0] if first_word else case.name.removesuffix(f" {case.series}") for case in cases]
+    wide = max(8, ROOM // len(names))
+    lines = [fill(name.replace("_", " "), wide, break_long_words=False) for name in names]
+    axes.set_xticks(range(len(names)), lines, fontsize="small" if max(map(len, names)) > wide else "medium")
     axes.grid(visible=False, axis="x")
 
 
@@ -141,13 +175,9 @@ def _stacked(axes: Any, report: Report, plot: Plot) -> None:
             edgecolor="white", linewidth=0.5, label=column.title.split(" (", maxsplit=1)[0],
         )  # fmt: skip
         bottoms = [below + value for below, value in zip(bottoms, values, strict=True)]
-    _name_bars(axes, report, None)
+    _name_bars(axes, report.cases, first_word=False)
     axes.set_xlabel(plot.x_label)
     axes.legend()
-
-
-def _series(report: Report) -> list[str]:
-    return list(dict.fromkeys(case.series for case in report.cases))
 
 
 def _has(report: Report, case: Case, column: Column) -> bool:

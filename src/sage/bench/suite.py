@@ -78,10 +78,11 @@ def run_experiment(
     cases = experiment.cases(options)
     if experiment.on_clusters:
         for case in cases:
-            executor.check(case)
+            if case.nodes:
+                executor.check(case)
     results = Results(folder / experiment.name)
     results.begin(options, cases, resume=resume)
-    label = executor.label if experiment.on_clusters else "this machine"
+    label = _label(experiment, executor)
     repeats = []
     for repeat, seed in enumerate(seeds_of(options)):
         turn = _Turn(experiment, executor, results, repeat, seed)
@@ -89,6 +90,12 @@ def run_experiment(
         left_s = (monotonic() - began) / (repeat + 1) * (options.repeats - repeat - 1)
         progress(f"{experiment.name}: repeat {repeat + 1} of {options.repeats} done, about {left_s:.0f} s left")
     return Report(experiment, cases, _estimates(repeats), label, options, surroundings, monotonic() - began)
+
+
+def _label(experiment: Experiment, executor: Executor) -> str:
+    if not experiment.on_clusters:
+        return "this machine"
+    return executor.where if experiment.computes else executor.label
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from time import perf_counter
 from sage.bench.case import Case, Load
 from sage.bench.executor import Run
 from sage.bench.figures import WARM_UP
+from sage.errors import UsageError
 from sage.llm.simulated import Profile, profile_named
 from sage.scheduling import Replica, Work, scheduler_named
 from sage.simulation import (
@@ -31,12 +32,15 @@ DECISIONS = 200
 class VirtualCluster:
     """`sage.simulation`: models of nodes, network and endpoints, under the schedulers and limits of real runs."""
 
+    where = "virtual time"
     label = "virtual time, simulated endpoint"
 
     def __init__(self, profile: str = "a100-qwen2.5-3b") -> None:
         self._profile: Profile = profile_named(profile)
 
     def check(self, case: Case) -> None:
+        if not case.loads:
+            raise UsageError("E104", "this takes real processes", at=f"case {case.name}", try_="--cluster local")
         nodes_of(case.nodes, slots=case.slots, cores=case.cores)
         scheduler_named(case.scheduler)
         for load in case.loads:

@@ -26,8 +26,9 @@ NOT_PASSED = 1
 @click.command("bench")
 @click.argument("experiment", metavar="|".join(NAMES))
 @click.option("--quick", is_flag=True, help="Smaller: about a minute.")
-@click.option("--cluster", metavar="virtual|local|ADDRESS|NAME", help="What it runs on.  [default: virtual]")
+@click.option("--cluster", metavar="virtual|local|emulated|ADDRESS|NAME", help="What it runs on.  [default: virtual]")
 @click.option("--nodes", metavar="N,N,...", help="Numbers of nodes.  [default: the experiment's]")
+@click.option("--workers", metavar="N,N,...", help="With primes: processes on each node.  [default: the experiment's]")
 @click.option("--tasks", callback=whole_number, metavar="N", help="Records of each case.  [default: the experiment's]")
 @click.option("--pipeline", metavar="NAME", help="rag, compute, llm, mixed or adaptive_rag.")
 @click.option("--scheduler", metavar="NAME", help="[default: the experiment's]")
@@ -78,7 +79,7 @@ def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quie
             spent_s = sum(report.elapsed_s for report in reports)
             left = f", about {spent_s / number * (len(names) - number):.0f} s left" if number else ""
             say(f"{name}: experiment {number + 1} of {len(names)}{left}")
-        executor = executor_for(options.cluster)
+        executor = executor_for(options.cluster, EXPERIMENTS[name])
         try:
             progress = (lambda line: None) if quiet else say
             reports.append(
@@ -95,11 +96,9 @@ def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quie
 def _options(given: dict[str, Any]) -> Options:
     config = given.pop("config")
     values = {name: value for name, value in given.items() if value not in (None, False)}
-    nodes = values.get("nodes")
-    if nodes is not None:
-        if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", nodes):
-            raise UsageError("E104", "bad numbers of nodes", at="--nodes", got=nodes, expected="numbers like 1,4,8,16")
-        values["nodes"] = tuple(map(int, nodes.split(",")))
+    for name in ("nodes", "workers"):
+        if name in values:
+            values[name] = _numbers(name, values[name])
     options = Options()
     if config is not None:
         content = read_file(config, "TOML file with options", (".toml",))
@@ -108,6 +107,12 @@ def _options(given: dict[str, Any]) -> Options:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError("E124", "this is not a TOML file", at=config, got=error) from error
     return replace(options, **values)
+
+
+def _numbers(name: str, given: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", given):
+        raise UsageError("E104", f"bad numbers of {name}", at=f"--{name}", got=given, expected="numbers like 1,4,8,16")
+    return tuple(map(int, given.split(",")))
 
 
 def _verified() -> bool:

@@ -36,6 +36,10 @@ def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
     return {name: {"of_peak": each["throughput_per_s"] / peak} for name, each in figures.items()}
 
 
+def _line(case: Case) -> str:
+    return "found by feedback" if case.adaptive else "given"
+
+
 PUBLISHED = {
     "1": (12.1, 0.093), "4": (38.0, 0.180), "8": (40.3, 0.415), "16": (19.2, 1.245), "32": (8.9, 7.276),
 }  # fmt: skip
@@ -54,6 +58,7 @@ CONCURRENCY = Experiment(
             "records/s",
             (THROUGHPUT,),
             log_x=True,
+            line=_line,
         ),
         Plot(
             "parts", "Where the time of a record went", "in flight on each node", "mean latency (ms)", PARTS, "stacked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sage.bench.case import Case, Load
 from sage.bench.experiment import OF_IDEAL, P99, THROUGHPUT, TOTAL, Column, Experiment, Figures, Medians, Plot, of_ideal
@@ -47,7 +48,12 @@ def cases(options: Options) -> Sequence[Case]:
 
 def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
     sequential_s = sum(figures[f"{kind} alone"]["total_s"] for kind in KINDS)
-    derived: dict[str, Figures] = {"side by side": {"of_sequential": figures["side by side"]["total_s"] / sequential_s}}
+    together = figures["side by side"]
+    derived: dict[str, Figures] = {"side by side": {"of_sequential": together["total_s"] / sequential_s}}
+    for kind in KINDS:
+        derived[f"{kind} alone"] = {
+            f"together_{figure}": together[f"{kind}: {figure}"] for figure in ("throughput_per_s", "p99_s", "total_s")
+        }
     one = figures["1 jobs"]["throughput_per_s"]
     for jobs in JOBS:
         own = figures[f"{jobs} jobs"]
@@ -58,15 +64,60 @@ def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
     return derived
 
 
+def _named(column: Column, title: str) -> Column:
+    return replace(column, title=title)
+
+
+def _alone(case: Case) -> str | None:
+    return case.series if case.series == "alone" else None
+
+
+def _equal(case: Case) -> str | None:
+    return case.series if case.series == "equal jobs" else None
+
+
+THROUGHPUT_TOGETHER = replace(THROUGHPUT, figure="together_throughput_per_s", title="side by side (records/s)")
+P99_TOGETHER = replace(P99, figure="together_p99_s", title="side by side")
+TOTAL_TOGETHER = replace(TOTAL, figure="together_total_s", title="side by side")
+
 ISOLATION = Experiment(
     "isolation",
     "Parallel jobs",
     "Table 6: three different pipelines side by side, and equal jobs",
     cases,
-    (THROUGHPUT, P99, TOTAL, RELATIVE, EFFICIENCY, OF_IDEAL, DIFFERENCE),
     (
-        Plot("total", "Throughput of all jobs together", "case", "records/s", (THROUGHPUT,), "bars"),
-        Plot("p99", "99th percentile of latency", "case", "p99 latency (ms)", (P99,), "bars"),
+        THROUGHPUT,
+        P99,
+        TOTAL,
+        THROUGHPUT_TOGETHER,
+        _named(P99_TOGETHER, "side by side p99 (ms)"),
+        _named(TOTAL_TOGETHER, "side by side (s)"),
+        RELATIVE,
+        EFFICIENCY,
+        OF_IDEAL,
+        DIFFERENCE,
+    ),
+    (
+        Plot(
+            "together-p99",
+            "Latency of three pipelines, alone and side by side",
+            "pipeline",
+            "p99 latency (ms)",
+            (_named(P99, "alone"), P99_TOGETHER),
+            "bars",
+            line=_alone,
+        ),
+        Plot(
+            "together-total",
+            "Time of three pipelines, alone and side by side",
+            "pipeline",
+            "from its start to its end (s)",
+            (_named(TOTAL, "alone"), TOTAL_TOGETHER),
+            "bars",
+            line=_alone,
+        ),
+        Plot("equal", "Throughput of equal jobs together", "jobs", "records/s", (THROUGHPUT,), line=_equal, ideal=True),
+        Plot("equal-p99", "Latency of equal jobs", "jobs", "p99 latency (ms)", (P99,), line=_equal),
     ),
     derive=derive,
     published={

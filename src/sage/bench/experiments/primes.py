@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,20 +32,41 @@ CPU_MOST = Column("cpu_most", "max CPU (%)", 100, 0)
 MEMORY = Column("memory_mean_bytes", "mean memory (MB)", 1e-6, 0)
 MEMORY_MOST = Column("memory_most_bytes", "max memory (MB)", 1e-6, 0)
 ERRORS = Column("error_rate", "errors (%)", 100, 1, "lower")
-WORKERS = (1, 2, 3, 4, 6)
+QUEUE = Column("queue_length", "queue length", digits=1)
+SIZES = (1, 2, 3, 4, 5, 6)
+QUICK_SIZES = (1, 2)
+EACH = 2
+"""Workers of each node, where the number of nodes is what changes."""
+PLAIN = "plain processes"
+ONE_NODE = "SAGE, one node"
 
 
 def cases(options: Options) -> Sequence[Case]:
+    """Plain processes and SAGE in turns, so that what disturbs the machine disturbs both."""
     tasks = options.sized(240, 60)
-    workers = options.nodes or ((1, 2) if options.quick else WORKERS)
-    primes = [_case(f"{n} workers", n, "SAGE", tasks, kind) for n in workers for kind in ("prime",)]
-    plain = [_case(f"{n} plain", n, "plain processes", tasks, "plain") for n in workers]
-    factors = [_case("factors, 2 workers", 2, "factoring", tasks, "factor")]
-    return [*(case for pair in zip(plain, primes, strict=True) for case in pair), *factors]
+    found: dict[str, Case] = {}
+    for nodes, workers in _grid(options):
+        total = nodes * workers
+        settings: dict[str, Any] = {"tasks": tasks, "bits": BITS, "workers": total}
+        plain = Case(f"{total} plain", total, PLAIN, nodes=0, settings={"kind": "plain", **settings})
+        found.setdefault(plain.name, plain)
+        series = ONE_NODE if nodes == 1 else f"SAGE, {workers} on each node"
+        name = f"{nodes} x {workers}"
+        found[name] = Case(name, total, series, nodes=nodes, slots=workers, settings={"kind": "prime", **settings})
+    if options.workers is None:
+        settings = {"kind": "factor", "tasks": tasks, "bits": FACTOR_BITS, "workers": EACH}
+        found["factors"] = Case("factors", EACH, f"1 x {EACH}", nodes=1, slots=EACH, settings=settings)
+    return list(found.values())
 
 
-def _case(name: str, workers: int, series: str, tasks: int, kind: str) -> Case:
-    return Case(name, workers, series, nodes=workers, slots=1, settings={"kind": kind, "tasks": tasks, "bits": BITS})
+def _grid(options: Options) -> list[tuple[int, int]]:
+    """Nodes and workers on each: one node, then more nodes; or all that are asked for, with one another."""
+    sizes = QUICK_SIZES if options.quick else SIZES
+    if options.cluster in ("virtual", "local"):
+        return [(nodes, workers) for nodes in options.nodes or (1,) for workers in options.workers or sizes]
+    if options.nodes or options.workers:
+        return [(nodes, workers) for nodes in options.nodes or sizes for workers in options.workers or (EACH,)]
+    return [*((1, workers) for workers in sizes), *((nodes, EACH) for nodes in sizes if nodes > 1)]
 
 
 def measure(case: Case, executor: Executor, seed: int) -> tuple[Figures, Run | None]:
@@ -55,9 +75,9 @@ def measure(case: Case, executor: Executor, seed: int) -> tuple[Figures, Run | N
     function = partial(factor if kind == "factor" else prime, seed)
     with Usage() as usage:
         if kind == "plain":
-            return {**_plain(function, tasks, case.nodes), **usage.figures()}, None
-        engine = executor if isinstance(executor, EngineCluster) else EngineCluster("local")
-        records = engine.perform(function, tasks, case.nodes)
+            return {**_plain(function, tasks, case.settings["workers"]), **usage.figures()}, None
+        assert isinstance(executor, EngineCluster)
+        records = executor.perform(function, tasks, case)
         usage_figures = usage.figures()
     _check(case, tasks, [record.outcome for record in records])
     return {**_figures(case, records), **usage_figures}, None
@@ -123,7 +143,7 @@ def _figures(case: Case, records: Sequence[Stamped]) -> Figures:
         "throughput_per_s": len(records) / (ended_s - began_s),
         "mean_s": sum(took) / len(took),
         "p99_s": percentile(took, 0.99),
-        "node_efficiency": sum(took) / (case.nodes * (ended_s - began_s)),
+        "node_efficiency": sum(took) / (case.settings["workers"] * (ended_s - began_s)),
         "queue_length": queued_s / (ended_s - records[0].read_s),
         "error_rate": 0.0,
     }
@@ -145,13 +165,24 @@ def _check(case: Case, tasks: int, found: Sequence[Any]) -> None:
 
 
 def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
-    plain = {case.nodes: figures[case.name]["throughput_per_s"] for case in cases if case.series == "plain processes"}
-    most = max(rate for workers, rate in plain.items() if workers <= max(min(plain), os.cpu_count() or 1))
+    plain = {case.x: figures[case.name]["throughput_per_s"] for case in cases if case.series == PLAIN}
     return {
-        case.name: {"of_plain": figures[case.name]["throughput_per_s"] / plain.get(case.nodes, most)}
+        case.name: {"of_plain": figures[case.name]["throughput_per_s"] / plain[case.x]}
         for case in cases
-        if case.series == "SAGE"
+        if case.settings["kind"] == "prime"
     }
+
+
+def _nodes(case: Case) -> float:
+    return case.nodes
+
+
+def _all(case: Case) -> str | None:
+    return None if case.settings["kind"] == "factor" else case.series
+
+
+def _each(case: Case) -> str | None:
+    return f"{case.slots} workers on each" if case.settings["kind"] == "prime" else None
 
 
 def check_gmpy2() -> None:
@@ -165,21 +196,33 @@ def check_gmpy2() -> None:
 PRIMES = Experiment(
     "primes",
     "Primes",
-    f"Primes of {BITS} bits and factors, over processes, beside the same loop in plain processes",
+    f"Primes of {BITS} bits, and factors: nodes x workers on each, beside the same loop in plain processes",
     cases,
-    (THROUGHPUT, OF_PLAIN, EFFICIENCY, MEAN, P99, CPU, CPU_MOST, MEMORY, MEMORY_MOST, ERRORS),
+    (THROUGHPUT, OF_PLAIN, EFFICIENCY, MEAN, P99, QUEUE, CPU, CPU_MOST, MEMORY, MEMORY_MOST, ERRORS),
     (
-        Plot("throughput", "Primes a second by workers", "workers", "primes/s", (THROUGHPUT,)),
-        Plot("efficiency", "Node efficiency by workers", "workers", "busy time over lifetime (%)", (EFFICIENCY,)),
+        Plot("throughput", "Primes a second by workers", "workers in all", "primes/s", (THROUGHPUT,), line=_all),
+        Plot(
+            "efficiency", "Node efficiency by workers", "workers in all", "busy time over lifetime (%)", (EFFICIENCY,),
+            line=_all,
+        ),
+        Plot(
+            "nodes", "Primes a second by nodes", "nodes", "primes/s", (THROUGHPUT,), x=_nodes, line=_each, points=False
+        ),
+        Plot(
+            "nodes-efficiency", "Node efficiency by nodes", "nodes", "busy time over lifetime (%)", (EFFICIENCY,),
+            x=_nodes, line=_each, points=False,
+        ),
     ),
     measure=measure,
     derive=derive,
     published={
-        f"{n} workers": {"throughput_per_s": rate, "node_efficiency": efficiency}
-        for n, rate, efficiency in (
-            (1, 3.6, 0.995), (2, 6.5, 0.86), (3, 5.9, 0.81), (4, 5.9, 0.76), (5, 5.5, 0.77), (6, 5.5, 0.75),
+        name: {"throughput_per_s": rate, "node_efficiency": efficiency}
+        for name, rate, efficiency in (
+            ("1 x 1", 3.6, 0.995), ("1 x 2", 6.5, 0.86), ("1 x 3", 5.9, 0.81), ("1 x 4", 5.9, 0.76),
+            ("1 x 5", 5.5, 0.77), ("1 x 6", 5.5, 0.75), ("2 x 2", 6.4, 0.75), ("3 x 2", 7.1, 0.59),
+            ("4 x 2", 8.9, 0.46), ("5 x 2", 10.7, 0.51), ("6 x 2", 10.3, 0.47),
         )
     },
-    source="the primes laboratory, published (2 cores)",
-    on_clusters=False,
+    source="the primes laboratory, published (virtual machines of 2 cores)",
+    computes=True,
 )  # fmt: skip
