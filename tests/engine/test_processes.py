@@ -128,7 +128,7 @@ class Staged(Operator):
         self._at("close")
 
 
-def staged(place: str) -> tuple[sage.Job, Notes, Gate]:
+def staged(place: str, **options: Any) -> tuple[sage.Job, Notes, Gate]:
     """A run that stands still at `place`: opening, calling, waiting for records, or closing."""
     pids, gate = Notes(), Gate()
 
@@ -141,16 +141,27 @@ def staged(place: str) -> tuple[sage.Job, Notes, Gate]:
     pipeline = sage.Pipeline("lost")
     stream = pipeline.read(Items(numbers)).map(Staged(place, pids, gate), name="staged", parallelism=1)
     stream.write(JsonLines(Path("out.jsonl")))
-    return engine.start(pipeline), pids, gate
+    return engine.start(pipeline, **options), pids, gate
 
 
 @pytest.mark.parametrize("place", ["open", "busy", "idle", "close"])
-def test_a_killed_process_is_the_end_of_the_run(place: str, wait_until: Any) -> None:
+def test_a_run_begins_again_when_a_process_is_killed(place: str, wait_until: Any) -> None:
     job, pids, gate = staged(place)
     wait_until(lambda: pids)
     os.kill(pids[0], signal.SIGKILL)
-    if place == "idle":  # the source notices no abort while it waits
-        gate.open()
+    wait_until(lambda: job.snapshot().restarts)
+    gate.open()
+    result = job.wait(DEADLINE_S)
+    assert result.error is None
+    assert result.restarts == (f"host 1 is lost: process {pids[0]} was killed by SIGKILL",)
+    assert Path("out.jsonl").read_text() == "1\n2\n"
+    assert result.account.read + result.earlier == 2
+
+
+def test_a_killed_process_is_the_end_of_a_run_that_may_not_begin_again(wait_until: Any) -> None:
+    job, pids, gate = staged("busy", restarts=0)
+    wait_until(lambda: pids)
+    os.kill(pids[0], signal.SIGKILL)
     result = job.wait(DEADLINE_S)
     gate.open()
     assert result.status is Status.FAILED
@@ -162,8 +173,9 @@ def test_a_killed_process_is_the_end_of_the_run(place: str, wait_until: Any) -> 
 
 
 def test_a_process_that_exits_is_lost_too() -> None:
-    result = engine.over(range(10), lambda s: s.map(lambda n: os._exit(3)))
+    result = engine.over(range(10), lambda s: s.map(lambda n: os._exit(3)), restarts=1)
     assert "ended with exit code 3" in str(result.error)
+    assert "got 1 before: host" in str(result.error)
     assert (result.status, result.account.missing) == (Status.FAILED, 0)
 
 
@@ -180,7 +192,7 @@ def test_a_killed_process_whose_child_lives_on(wait_until: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return record
 
-    result = engine.over([1], lambda s: s.map(spawn, parallelism=1))
+    result = engine.over([1], lambda s: s.map(spawn, parallelism=1), restarts=0)
     os.kill(pids[0], signal.SIGKILL)
     assert "SIGKILL" in str(result.error)
 

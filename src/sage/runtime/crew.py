@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from sage.errors import HostError
 from sage.flow.graph import ExecutionGraph, Mode
 from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring, assemble, workers_of
@@ -44,6 +45,9 @@ class Crew:
         self._messages = messages
         self._host = Host()
         self._parts = assemble(wiring, self._host)
+        self.lost: list[HostError] = []
+        """Hosts that were lost before the work was done."""
+        self.lost_processes: list[int] = []
 
     @property
     def members(self) -> Sequence[str]:

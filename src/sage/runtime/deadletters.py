@@ -97,6 +97,18 @@ class DeadLetters(LetterBox):
             self._known.add((letter["rid"], letter["step"]))
         self._earlier = len(self._known)
 
+    def begin_again(self) -> None:
+        """The run begins again while it lives: what failed before and fails again has one letter. Raises as `go_on`."""
+        self.close()
+        self.count = 0
+        self._known.clear()
+        self.go_on()
+
+    @property
+    def earlier(self) -> int:
+        """Letters of earlier runs or attempts whose records have not come again."""
+        return self._earlier
+
     def set_aside(self) -> None:
         """Keep the file of an earlier run as ``<name>.old``, so that what is there afterwards is of this run.
 

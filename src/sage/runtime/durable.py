@@ -6,11 +6,13 @@ A run without one has None in its place, everywhere. `durability/` is the implem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from sage.flow.graph import StepPlan
+from sage.flow.source import Reader
+from sage.flow.step import Kind
 from sage.record import Lineage
 
 
@@ -64,6 +66,25 @@ class Keeper(Protocol):
     def take_stock(self) -> Taken | None:
         """Make safe what was taken up so far; None if that is nothing new. From another thread than its own."""
 
+    def holding(self) -> Any:
+        """All that it has taken up, as it is, for the stage that stands in its place when the run begins again."""
+
+
+class Kept(Protocol):
+    """What a keeper has taken up, for who lets the run begin again. From another thread than the keeper's."""
+
+    keeper: Keeper
+    instance: int
+
+    def forget(self, finished: Collection[int]) -> None:
+        """The stretches of these tickets do not come again."""
+
+    def release(self, timeout_s: float) -> bool:
+        """The keeper takes up nothing from here on; False if it does not come back from what it is at."""
+
+    def rids(self) -> set[str]:
+        """The ids that may come again."""
+
 
 class Results(ABC):
     """The results of one durable step: looked up before a call, kept before they are passed on. From any thread."""
@@ -110,14 +131,16 @@ class Branch:
 
     folder: str
     epoch: int
+    begun: bool = False
+    """There may be results in it."""
 
 
 class Durability(ABC):
     """The job directory as the stages of one host see it."""
 
     @abstractmethod
-    def branch(self) -> Branch:
-        """For another host."""
+    def branch(self) -> Branch | None:
+        """For another host; None where there is no step journal."""
 
     @abstractmethod
     def close(self) -> None:
@@ -134,6 +157,18 @@ class Durability(ABC):
     @abstractmethod
     def partition(self, partition: str, *, replayable: bool) -> str:
         """The name of a partition in this run: one that cannot be read again brings other records each time."""
+
+    def reader(self, partition: str, opened: Callable[[], Reader]) -> Reader:
+        """The reader of a partition that cannot be read again; `opened` opens it."""
+        return opened()
+
+    def held(self, step: str, instance: int = 0) -> Any:
+        """What the stage of this step held when the run began again; None before."""
+        return None
+
+    def takes_stock_of(self, plan: StepPlan) -> bool:
+        """Whether it wants to know what this sink, reduction or list takes up."""
+        return plan.kind is not Kind.WRITE or plan.operator.safe == "at_sync"
 
     @abstractmethod
     def applied(self, step: str) -> set[str]:
@@ -152,8 +187,13 @@ class Durability(ABC):
         """Records that arrived at a list in memory."""
 
     @abstractmethod
-    def enlist(self, keeper: Keeper) -> None:
-        """From now on `keeper` is asked what it has taken up."""
+    def enlist(self, stock: Kept) -> None:
+        """From now on its keeper is asked what it has taken up."""
+
+    @property
+    def begins_again(self) -> bool:
+        """The run may begin again while it lives."""
+        return False
 
     @property
     @abstractmethod

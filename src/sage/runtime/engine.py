@@ -33,12 +33,17 @@ class HostHandle(Protocol):
     def kill(self) -> None:
         """End it at once, if it has not ended; from any thread."""
 
+    @property
+    def process(self) -> int | None:
+        """Its process id, if it was started."""
+
     def processor_s(self) -> float | None:
         """Processor time that it has used; None where that cannot be told from here."""
 
 
 class Engine(Protocol):
-    """The hosts of one run. Used by one thread, in the order of its methods; `close` is due whatever happened."""
+    """The hosts of one run. Used by one thread, in the order of its methods: those up to `clear` again for each attempt
+    of the run, which lasts until a host is lost; `close` is due whatever happened."""
 
     def place(self, graph: ExecutionGraph) -> Placement:
         """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
@@ -48,6 +53,9 @@ class Engine(Protocol):
 
     def host(self, number: int) -> HostHandle:
         """A host that something was placed on."""
+
+    def clear(self) -> None:
+        """The attempt is over: end its hosts and queues. Safe to repeat."""
 
     def close(self) -> None:
         """Leave nothing behind. Safe to repeat."""

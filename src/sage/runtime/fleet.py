@@ -10,7 +10,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,8 +66,11 @@ class Fleet(Crew):
         messages: queue.SimpleQueue[Any],
         *,
         engine: Engine,
+        each_second: Callable[[], object],
     ) -> None:
+        """The caller closes `engine`. `each_second` is called on a thread of the fleet's."""
         self._engine = engine
+        self._each_second = each_second
         self._queues: dict[str, list[Queue[Any]]] = {}
         self._hosts: dict[int, Member] = {}
         self._figures: dict[int, Figures] = {}
@@ -138,9 +141,16 @@ class Fleet(Crew):
                 self._hosts[host].closed = True
                 self._stuck += stuck
             case Lost(host, why) if not self._hosts[host].closed:
-                self._hosts[host].closed = True
-                return [Ended(name_of(host), self._hosts[host].lost(why))]
+                return [self._lost(self._hosts[host], why)]
         return []
+
+    def _lost(self, host: Member, why: str) -> Ended:
+        host.closed = True
+        error = host.lost(why)
+        self.lost.append(error)
+        if host.process is not None:
+            self.lost_processes.append(host.process)
+        return Ended(name_of(host.number), error)
 
     def close(self, grace_s: float) -> Closing:
         self._command(Close(grace_s + CLOSE_GRACE_S))
@@ -215,13 +225,14 @@ class Fleet(Crew):
         while not self._over.wait(1.0):
             for host in self._hosts.values():
                 host.tick()
+            self._each_second()
 
     def _let_go(self) -> None:
         for some in self._queues.values():
             for each in some:
                 each.close()
                 each.detach()
-        self._engine.close()
+        self._engine.clear()
 
     def _task_ended(self, task: str, host: int) -> None:
         """A task that all its producers have left gets no more records."""

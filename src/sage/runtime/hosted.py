@@ -110,7 +110,7 @@ class HostProgram:
     def _open_journal(self, journal: Branch) -> Durability:
         from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
 
-        return StepJournals(Path(journal.folder), journal.epoch, self._fail)
+        return StepJournals(Path(journal.folder), journal.epoch, self._fail, begun=journal.begun)
 
     def _receive_until_close(self) -> Close | None:
         """Do what the driver says; None if it is gone."""

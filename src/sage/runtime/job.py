@@ -5,39 +5,31 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-import time
-from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage.errors import InternalError, PipelineError, RecordError, SageError, StorageError
+from sage.errors import HostError, InternalError, PipelineError, RecordError, SageError, StorageError
 from sage.flow.graph import ExecutionGraph
 from sage.flow.operator import Operator
 from sage.flow.step import Kind
 from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring
+from sage.runtime.attempt import Attempt, Ending
 from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
-from sage.runtime.dispatcher import Dispatcher, Instruction
-from sage.runtime.ledger import Book, DurableBook
+from sage.runtime.durable import Progress
+from sage.runtime.ledger import MAX_OPEN_RECORDS, Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
+from sage.runtime.restarts import Restarts
 from sage.runtime.stats import latency_of
 from sage.runtime.terminals import CollectStage, SinkStage
-from sage.runtime.worker import Ended, Event
 
 if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
     from sage.runtime.durability.directory import JobDirectory
     from sage.runtime.engine import Engine
-
-MAX_OPEN_RECORDS = 10_000
-"""Records read and not yet finished at most; then the sources wait."""
-ABORT_GRACE_S = 1.0
-"""How long threads may take to notice an abort before they are left behind."""
-END_GRACE_S = 5.0
-"""How long threads may take to end after they said that they are done."""
+    from sage.runtime.handover import Handover
 
 
 class Job:
@@ -49,7 +41,6 @@ class Job:
         self.run_id = secrets.token_hex(4)
         self._graph = graph
         self._options = options
-        self._control = Control()
         self._dead_letters = DeadLetters(
             options.dead_letters or _letters_path(options, graph.pipeline),
             graph.pipeline,
@@ -58,20 +49,21 @@ class Job:
             options.clock,
         )
         self._directory: JobDirectory | None = None
-        self._book: Book
-        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._crew: Crew
+        self._handover: Handover | None = None
+        self._restarts = Restarts(options.restarts, options.restart_window_s)
+        self._attempt: Attempt
         self._done = threading.Event()
         self._result: RunResult | None = None
         self._started_s = 0.0
         self._cancelled = False
+        self._aborted = False
 
     def start(self) -> Job:
         """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work."""
         try:
             check_ends(self._graph)
-            self._book = self._open_book()
-            self._crew = self._hire()
+            self._open_directory()
+            self._attempt = self._prepared(None)
         except BaseException:
             if self._directory is not None:
                 self._directory.close()
@@ -85,12 +77,16 @@ class Job:
     def stop(self) -> None:
         """Read no more, finish what is in flight, give up what is parked. Returns at once."""
         self._cancelled = True
-        self._control.stop()
+        self._attempt.control.stop()
 
     def abort(self) -> None:
         """End at once; what is in flight is left unfinished. Returns at once."""
-        self._cancelled = True
-        self._messages.put(None)
+        self._cancelled = self._aborted = True
+        self._attempt.abort()
+
+    def limit_in_flight(self, records: int) -> None:
+        """From now on, let so many records be read and not finished at most (at least 1)."""
+        self._attempt.book.limit(records)
 
     def wait(self, timeout_s: float | None = None) -> RunResult:
         """The result, when the run has ended. Raises TimeoutError if it has not by then."""
@@ -100,122 +96,161 @@ class Job:
 
     def snapshot(self) -> JobSnapshot:
         """The figures as they stand; from any thread."""
-        p50_s, p99_s = latency_of(stats for some in self._crew.figures().values() for stats in some)
+        crew = self._attempt.crew
+        p50_s, p99_s = latency_of(stats for some in crew.figures().values() for stats in some)
         return JobSnapshot(
             pipeline=self._graph.pipeline,
             status=self._result.status if self._result is not None else Status.RUNNING,
             stopping=self._cancelled,
             elapsed_s=self._result.elapsed_s if self._result is not None else self._elapsed_s(),
-            account=self._result.account if self._result is not None else self._crew.account(),
-            steps=self._crew.steps(),
+            account=self._result.account if self._result is not None else crew.account(),
+            steps=crew.steps(),
             p50_s=p50_s,
             p99_s=p99_s,
+            restarts=tuple(self._restarts.losses),
         )
 
     def _elapsed_s(self) -> float:
         return self._options.clock.monotonic() - self._started_s
 
-    def _open_book(self) -> Book:
-        """The ledger, and what is on disk of it."""
+    def _open_directory(self) -> None:
         folder = self._options.job_dir
         if folder is None:
             self._dead_letters.set_aside()
-            return Book(self._control, MAX_OPEN_RECORDS)
-        from sage.runtime.durability.directory import JobDirectory  # SQLite, which other runs do not need
+        else:
+            from sage.runtime.durability.directory import JobDirectory  # SQLite, which other runs do not need
 
-        self._directory = JobDirectory(folder, self._graph, self._messages.put, discarded=self._options.discard_steps)
-        self._dead_letters.go_on()
-        return DurableBook(self._control, MAX_OPEN_RECORDS, self._directory.progress)
+            discarded = self._options.discard_steps
+            self._directory = JobDirectory(folder, self._graph, self._journal_failed, discarded=discarded)
+            self._dead_letters.go_on()
+        if self._engine is not None:
+            from sage.runtime.handover import Handover
 
-    def _hire(self) -> Crew:
-        """The hosts of the run. Raises `PipelineError` if the pipeline cannot be sent to them."""
-        options, book, letters = self._options, self._book, self._dead_letters
+            self._handover = Handover(self._directory)
+
+    def _journal_failed(self, error: SageError) -> None:
+        self._attempt.tell(error)
+
+    def _prepared(self, before: Attempt | None) -> Attempt:
+        """The first attempt, or the one that goes on where the attempt `before` stood. Raises `PipelineError` if the
+        pipeline cannot be sent to the hosts, `HostError` if they cannot be started."""
+        control = Control()
+        messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        book = self._book(control, None if before is None else before.book)
+        options, letters = self._options, self._dead_letters
         context = RuntimeContext(
-            self._graph.pipeline, self.run_id, self._control, book, letters, options.clock, options.append,
-            self._directory,
+            self._graph.pipeline, self.run_id, control, book, letters, options.clock, options.append,
+            self._handover or self._directory,
         )  # fmt: skip
-        if self._engine is None:
-            return Crew(self._graph, Wiring(self._graph, context), book, letters, self._messages)
+        if self._engine is None or self._handover is None:
+            return Attempt(
+                control, messages, book, Crew(self._graph, Wiring(self._graph, context), book, letters, messages)
+            )
         from sage.runtime.fleet import Fleet  # what starts processes takes 30 ms to import
 
-        return Fleet(self._graph, context, book, letters, self._messages, engine=self._engine)
+        each_second = self._handover.cut
+        crew = Fleet(self._graph, context, book, letters, messages, engine=self._engine, each_second=each_second)
+        return Attempt(control, messages, book, crew)
+
+    def _book(self, control: Control, before: Book | None) -> Book:
+        most = self._options.max_in_flight or MAX_OPEN_RECORDS
+        if isinstance(before, DurableBook):
+            book = before.successor(control)
+        elif self._directory is not None:
+            book = DurableBook(control, most, self._directory.progress)
+        elif self._handover is not None:
+            book = DurableBook(control, most, lambda _: Progress())
+        else:
+            return Book(control, most)
+        if self._handover is not None:
+            self._handover.attach(book)
+        return book
 
     def _drive(self) -> None:
-        """Carry out the dispatcher's instructions until no worker is left."""
-        dispatcher = Dispatcher(self._crew.members, self._crew.openers)
-        self._crew.start()
-        if self._directory is not None and isinstance(self._book, DurableBook):
-            self._directory.start(self._book.cut, self._dead_letters.sync)
-        until: float | None = None
-        concluded = False
-        while not concluded:
-            try:
-                message = self._messages.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break  # somebody does not notice the abort: leave it behind
-            events = self._events_of(message)
-            decided = (
-                dispatcher.abort() if message is None else list(chain.from_iterable(map(dispatcher.handle, events)))
-            )
-            for instruction in decided:
-                if instruction is Instruction.GO:
-                    self._crew.go()
-                elif instruction is Instruction.ABORT:
-                    self._control.abort()
-                    self._crew.go()
-                    until = time.monotonic() + ABORT_GRACE_S
-                else:
-                    concluded = True
-        self._conclude(dispatcher.failure)
+        self._attempt.start()
+        if self._directory is not None and isinstance(self._attempt.book, DurableBook):
+            cut = self._attempt.book.cut if self._handover is None else self._handover.cut
+            self._directory.start(cut, self._dead_letters.sync)
+        ending = self._attempt.drive()
+        while ending.loss is not None and not self._cancelled:
+            ending = self._begin_again(ending.loss) or self._attempt.drive()
+        self._conclude(ending)
 
-    def _events_of(self, message: Any) -> Sequence[Event]:
-        if isinstance(message, SageError):  # of the journal
-            return [Ended("journal", message)]
-        return () if message is None else self._crew.events_of(message)
+    def _begin_again(self, loss: HostError) -> Ending | None:
+        """Start the next attempt; or how the run ends, if there is none."""
+        if not self._restarts.allow(loss, self._options.clock.monotonic()):
+            return Ending(self._restarts.refused(loss), [], None)
+        assert self._handover is not None
+        before = self._attempt
+        try:
+            self._handover.release(before.crew.lost_processes)
+            self._dead_letters.begin_again()
+            self._attempt = self._prepared(before)
+        except HostError as error:
+            return Ending(error, [], error if error.code != "E813" else None)
+        except SageError as error:
+            return Ending(error, [], None)
+        self._attempt.start()
+        if self._cancelled:  # meanwhile
+            self._attempt.control.stop()
+        if self._aborted:
+            self._attempt.abort()
+        return None
 
-    def _conclude(self, failure: BaseException | None) -> None:
-        stuck, lost = self._crew.close(0.0 if self._control.aborted.is_set() else END_GRACE_S)
-        error = _as_error(failure or lost)
-        account = self._crew.account()
+    def _conclude(self, ending: Ending) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        crew = self._attempt.crew
+        error = _as_error(ending.failure)
+        account = crew.account()
         cancelled = self._cancelled  # once: a stop that comes later finds the run over
         if error is None and not cancelled:
-            error = self._imbalance(account, stuck)
+            error = self._imbalance(account, ending.stuck)
         put_aside: list[str] = []
         try:
             self._dead_letters.close()
             if self._directory is not None:
-                self._directory.pause(whole=not stuck)
+                self._directory.pause(whole=not ending.stuck)
             if error is None and not cancelled:
                 self._commit()
         except Exception as refused:  # noqa: BLE001 -- the run's outermost edge: whatever a sink raises becomes its outcome
             error = error or _as_error(refused)
         if error is not None or cancelled:
             put_aside = self._abort_sinks()
+        if self._handover is not None:
+            self._handover.close()
         if self._directory is not None:
             self._directory.close()
         elapsed_s = self._elapsed_s()
         snapshot = self.snapshot()
+        lettered = account.dead_lettered + (self._dead_letters.earlier if self._restarts.losses else 0)
         self._result = RunResult(
             pipeline=self._graph.pipeline,
             run_id=self.run_id,
-            status=_status(error, account, cancelled=cancelled),
+            status=_status(error, lettered=lettered > 0, cancelled=cancelled),
             account=account,
             elapsed_s=elapsed_s,
             steps=snapshot.steps,
             p50_s=snapshot.p50_s,
             p99_s=snapshot.p99_s,
-            dead_letters=self._dead_letters.path if account.dead_lettered else None,
+            dead_letters=self._dead_letters.path if lettered else None,
             error=error,
             put_aside=tuple(put_aside),
             goes_on=self._directory is not None,
-            earlier=0 if self._directory is None else self._directory.earlier,
-            _collected={s.plan.name: s.records for s in self._crew.stages_of(CollectStage)},
+            earlier=self._earlier(),
+            restarts=snapshot.restarts,
+            _collected={s.plan.name: s.records for s in crew.stages_of(CollectStage)},
         )
         self._done.set()
 
+    def _earlier(self) -> int:
+        """Source records that were finished before the account begins."""
+        earlier = 0 if self._directory is None else self._directory.earlier
+        return earlier + (self._attempt.book.finished_before if isinstance(self._attempt.book, DurableBook) else 0)
+
     def _imbalance(self, account: Account, stuck: list[str]) -> SageError | None:
         """The proof that is due before a run may say that it succeeded."""
-        open_records = self._book.open_records
+        open_records = self._attempt.book.open_records
         if account.missing == 0 and open_records == 0 and not stuck:
             return None
         return InternalError(
@@ -231,14 +266,15 @@ class Job:
             self._directory.commit(self._commit_sinks)
 
     def _commit_sinks(self) -> None:
-        for stage in self._crew.stages_of(SinkStage):
+        for stage in self._attempt.crew.stages_of(SinkStage):
             stage.commit()
 
     def _abort_sinks(self) -> list[str]:
         put_aside = []
-        for stage in self._crew.stages_of(SinkStage):
+        orphans = () if self._handover is None else self._handover.orphans()
+        for sink in (*self._attempt.crew.stages_of(SinkStage), *orphans):
             try:
-                where = stage.abort()
+                where = sink.abort()
             except Exception as error:  # noqa: BLE001 -- the run is over already; its other sinks must be let go too
                 where = f"nowhere ({reason_of(error)})"
             if where is not None:
@@ -288,12 +324,12 @@ def _shared_partitions(graph: ExecutionGraph) -> list[SageError]:
     return problems
 
 
-def _status(error: SageError | None, account: Account, *, cancelled: bool) -> Status:
+def _status(error: SageError | None, *, lettered: bool, cancelled: bool) -> Status:
     if error is not None:
         return Status.FAILED
     if cancelled:
         return Status.CANCELLED
-    return Status.SUCCEEDED_WITH_DEAD_LETTERS if account.dead_lettered else Status.SUCCEEDED
+    return Status.SUCCEEDED_WITH_DEAD_LETTERS if lettered else Status.SUCCEEDED
 
 
 def _as_error(failure: BaseException | None) -> SageError | None:

@@ -76,7 +76,11 @@ class ReduceStage(Stage):
     def open(self) -> None:
         durability = self.context.durability
         if durability is not None:
-            self._stock = Stock(durability, self)
+            self._stock = Stock(durability, self, self._instance)
+            held = durability.held(self.plan.name, self._instance)
+            if held is not None:
+                self.values = held
+                return
             for key, value in durability.state(self.plan.name):
                 if stable_hash(key) % self.plan.parallelism == self._instance:
                     self.values[key] = value
@@ -86,7 +90,7 @@ class ReduceStage(Stage):
         if self._stock is None:
             self._settle(self._merge(batch))
             return
-        with self._stock.lock:
+        with self._stock.taking():
             new, known = self._stock.split(batch)
             if known is not None:
                 self._settle(known)
@@ -98,11 +102,13 @@ class ReduceStage(Stage):
 
     def take_stock(self) -> Taken | None:
         assert self._stock is not None
-        with self._stock.lock:
-            lineage = self._stock.take()
+        with self._stock.taken() as lineage:
             changed, self._changed = self._changed, set()
             state = [(key, deepcopy(self.values[key])) for key in changed]
         return Taken(None, state, (), lineage) if lineage else None
+
+    def holding(self) -> Counter[Any] | dict[Any, Any]:
+        return self.values
 
     def _merge(self, batch: Batch) -> Batch:
         """Take `batch` up; the part of it that could be."""

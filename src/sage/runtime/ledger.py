@@ -8,15 +8,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from types import MappingProxyType
 
 from sage.errors import InternalError
 from sage.record import Lineage, Ticket
 from sage.runtime.control import Control
 from sage.runtime.durable import Cut, Progress
 
+MAX_OPEN_RECORDS = 10_000
+"""Records read and not yet finished at most, if nothing else is said; then the sources wait."""
+
 
 class Ledger(ABC):
     """What becomes of records, as stages tell it. Each worker tells what it does itself."""
+
+    @property
+    def most_open(self) -> int:
+        """Records that may be open: no source reads more at once."""
+        return MAX_OPEN_RECORDS
 
     @abstractmethod
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
@@ -48,7 +57,8 @@ class Ledger(ABC):
 
 class Book(Ledger):
     """Counts the open records of every chunk read. A partition's position moves past a chunk when it, and every
-    chunk before it, has nothing open; `open` waits while more than `max_open` records are open."""
+    chunk before it, has nothing open; `open` waits while more than `max_open` records would be open; a chunk
+    that alone is larger waits until none is."""
 
     def __init__(self, control: Control, max_open: int) -> None:
         self._control = control
@@ -64,7 +74,7 @@ class Book(Ledger):
 
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
         with self._room:
-            while self._open > self._max_open:
+            while self._open and self._open + records > self._max_open:
                 self._control.check()
                 self._room.wait()
             ticket = self._enter(Ticket(partition, first, last, records, now_s, number=next(self._numbers)))
@@ -112,6 +122,16 @@ class Book(Ledger):
             return self._positions.get(partition)
 
     @property
+    def most_open(self) -> int:
+        return self._max_open
+
+    def limit(self, max_open: int) -> None:
+        """From now on so many; from any thread."""
+        with self._room:
+            self._max_open = max_open
+            self._room.notify_all()
+
+    @property
     def open_records(self) -> int:
         return self._open
 
@@ -144,9 +164,14 @@ class Book(Ledger):
 class DurableBook(Book):
     """Remembers what has changed since the last `cut`, and begins where earlier runs ended."""
 
-    def __init__(self, control: Control, max_open: int, progress: Callable[[str], Progress]) -> None:
+    def __init__(
+        self, control: Control, max_open: int, progress: Callable[[str], Progress],
+        base: Mapping[str, Progress] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """`progress` tells what earlier runs finished, `base` what an earlier book of this run knows better."""
         super().__init__(control, max_open)
         self._before = progress
+        self._base = base
         self._progress: dict[str, Progress] = {}
         self._records: dict[int, int] = {}
         self._moved: dict[str, int] = {}
@@ -163,6 +188,25 @@ class DurableBook(Book):
         with self._lock:
             self._progress[partition] = replace(self._of(partition), complete=True)
             self._moved.setdefault(partition, 0)
+
+    def successor(self, control: Control) -> DurableBook:
+        """A book that goes on where this one, which nobody writes in any more, stands: with what is finished, and
+        without what is open. It tells what this one has not told yet."""
+        cut = self.cut()
+        base = {**self._base, **{partition: self._told(partition) for partition in self._progress}}
+        book = DurableBook(control, self._max_open, self._before, base)
+        book._numbers = self._numbers
+        book._ended, book._moved = set(cut.finished), dict.fromkeys(cut.partitions, 0)
+        return book
+
+    @property
+    def finished_before(self) -> int:
+        """Source records that earlier books of this run have seen finished."""
+        return sum(progress.records - self._before(partition).records for partition, progress in self._base.items())
+
+    def progress(self, partition: str) -> Progress:
+        """What was finished when this book began."""
+        return self._base[partition] if partition in self._base else self._before(partition)
 
     def cut(self) -> Cut:
         """What was finished up to this moment, and not told before."""
@@ -182,7 +226,7 @@ class DurableBook(Book):
             self._moved[ticket.partition] = self._moved.get(ticket.partition, 0) + records
 
     def _of(self, partition: str) -> Progress:
-        return self._progress.get(partition) or self._before(partition)
+        return self._progress.get(partition) or self.progress(partition)
 
     def _moved_on(self, partition: str, before: Progress, records: int) -> Progress:
         """Stretches that are finished behind one that is not become one where they touch."""
@@ -201,6 +245,7 @@ class DurableBook(Book):
     def _told(self, partition: str) -> Progress:
         """With the stretches that earlier runs finished, as long as the position is before them."""
         progress = self._progress[partition]
-        old = [one for one in self._before(partition).beyond if progress.position is None or one[1] > progress.position]
+        before = self.progress(partition).beyond
+        old = [one for one in before if progress.position is None or one[1] > progress.position]
         complete = progress.complete and not self._tickets.get(partition)
         return replace(progress, beyond=(*old, *progress.beyond), complete=complete)

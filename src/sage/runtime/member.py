@@ -46,6 +46,10 @@ class Member:
         """Send soon. Never waits, and a host that is gone hears nothing."""
         self._outbox.put(message)
 
+    @property
+    def process(self) -> int | None:
+        return self._handle.process
+
     def kill(self) -> None:
         self._handle.kill()
 

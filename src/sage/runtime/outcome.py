@@ -50,6 +50,11 @@ class RunOptions:
     """Where the run keeps what another one needs to go on, if it does not come to its end."""
     discard_steps: frozenset[str] = frozenset()
     """Steps of earlier runs of the job that are gone, and whose state may be forgotten."""
+    max_in_flight: int | None = None
+    """Records read and not finished at most; default: 10,000. `Job.limit_in_flight` changes it meanwhile."""
+    restarts: int = 3
+    """How often a run of several hosts begins again after the loss of one, within `restart_window_s`; then it fails."""
+    restart_window_s: float = 60.0
     clock: Clock = field(default=SYSTEM_CLOCK)
 
 
@@ -66,6 +71,8 @@ class JobSnapshot:
     p50_s: float | None
     """Median seconds of a record from its read to its write."""
     p99_s: float | None
+    restarts: tuple[str, ...] = ()
+    """Why the run began again, each time: hosts that were lost. The account begins there."""
 
     @property
     def bottleneck(self) -> str | None:
@@ -107,7 +114,10 @@ class RunResult:
     """Where unfinished outputs were put aside."""
     _collected: dict[str, list[Any]]
     earlier: int = 0
-    """Source records that earlier runs of the job had finished; `account` is of this run."""
+    """Source records that were finished before the account begins: by earlier runs of the job, or before the run lost a
+    host and began again."""
+    restarts: tuple[str, ...] = ()
+    """Why it began again, each time."""
     goes_on: bool = False
     """The run has a job directory, from which another one goes on if this did not come to its end."""
 

@@ -38,8 +38,11 @@ class ProcessEngine:
     def host(self, number: int) -> HostProcess:
         return HostProcess()
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """The hosts end by themselves, and so do queues that nobody has open."""
+
+    def close(self) -> None:
+        """There is nothing else."""
 
 
 class HostProcess:
@@ -78,6 +81,10 @@ class HostProcess:
         self._killed = True
         if self._process is not None:
             self._process.kill()
+
+    @property
+    def process(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def processor_s(self) -> float | None:
         return None if self._process is None else processor_s_of(self._process.pid)

@@ -86,12 +86,18 @@ class RayEngine:
         address = self._addresses[number]
         return RayHandle(self._actors[number], address, self._addresses[HOME], self._server, self._shared)
 
-    def close(self) -> None:
-        """End the actors that are left, and what was begun for this run; a cluster that was private ends with it."""
+    def clear(self) -> None:
+        """End the actors that are left, and what was begun for this attempt."""
         self._end_actors()
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._addresses.clear()
+        self._shipped = None
+
+    def close(self) -> None:
+        """The same, and let go of the cluster; one that was private ends with it."""
+        self.clear()
         self._held.close()
 
     def _end_actors(self) -> None:
@@ -191,6 +197,10 @@ class RayHandle:
         import ray
 
         ray.kill(self._actor)
+
+    @property
+    def process(self) -> int | None:
+        return self._address.process
 
     def processor_s(self) -> float | None:
         return processor_s_of(self._address.process) if self._is_near else None

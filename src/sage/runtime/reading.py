@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import compress
 from time import perf_counter
 from typing import Any
 
 from sage.errors import RecordError, SageError, SourceError
 from sage.flow.graph import StepPlan
-from sage.flow.source import Chunk, Source
+from sage.flow.source import Chunk, Reader, Source
 from sage.record import Batch, Given, Lineage, Ticket
 from sage.runtime.context import RuntimeContext
 from sage.runtime.deadletters import reason_of
@@ -47,17 +48,17 @@ class SourceStage(Stage):
         if control.stopping.is_set() or before.complete:
             return
         with source_errors(self.plan.name):
-            reader = source.open(partition) if before.position is None else source.open(partition, before.position + 1)
+            reader = self._opened(source, partition, before)
         try:
             while not control.stopping.is_set():
                 started = perf_counter()
                 with source_errors(self.plan.name):
-                    chunk = reader.read(self._size)
+                    chunk = reader.read(min(self._size, self.context.ledger.most_open))
                 if chunk is None:
                     self.context.ledger.exhausted(name)
                     return
                 if before.beyond:
-                    chunk = _unfinished(chunk, before)
+                    chunk = unfinished(chunk, before)
                 took = perf_counter() - started
                 self.stats.busy_s += took
                 self._enter(name, chunk)
@@ -71,6 +72,12 @@ class SourceStage(Stage):
         durability = self.context.durability
         return partition if durability is None else durability.partition(partition, replayable=source.replayable)
 
+    def _opened(self, source: Source, partition: str, before: Progress) -> Reader:
+        durability = self.context.durability
+        if durability is not None and not source.replayable:
+            return durability.reader(self._name_of(source, partition), partial(source.open, partition))
+        return source.open(partition) if before.position is None else source.open(partition, before.position + 1)
+
     def _before(self, source: Source, partition: str) -> Progress:
         """What earlier runs of the job have finished."""
         durability = self.context.durability
@@ -79,10 +86,10 @@ class SourceStage(Stage):
     def _enter(self, partition: str, chunk: Chunk) -> None:
         records = len(chunk.records)
         count = records + len(chunk.faults)
-        if count == 0:
+        places = bounds(chunk)
+        if places is None:
             return
-        places = [*chunk.positions[:1], *chunk.positions[-1:], *(fault.position for fault in chunk.faults)]
-        ticket = self.context.ledger.open(partition, min(places), max(places), count, self.context.clock.monotonic())
+        ticket = self.context.ledger.open(partition, *places, count, self.context.clock.monotonic())
         self.stats.read += count
         self.stats.received += count
         for fault in chunk.faults:
@@ -107,8 +114,14 @@ class SourceStage(Stage):
             self._size = max(1, self._size // 2)
 
 
-def _unfinished(chunk: Chunk, before: Progress) -> Chunk:
-    """The part of `chunk` that no earlier run of the job has finished."""
+def bounds(chunk: Chunk) -> tuple[int, int] | None:
+    """Its first and its last position; None if there is nothing in it."""
+    places = [*chunk.positions[:1], *chunk.positions[-1:], *(fault.position for fault in chunk.faults)]
+    return (min(places), max(places)) if places else None
+
+
+def unfinished(chunk: Chunk, before: Progress) -> Chunk:
+    """The part of `chunk` that was not finished before."""
     mask = [not before.covers(position) for position in chunk.positions]
     return Chunk(
         list(compress(chunk.records, mask)),

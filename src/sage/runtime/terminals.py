@@ -56,7 +56,8 @@ class CollectStage(TerminalStage):
         durability = self.context.durability
         if durability is not None:
             self._stock = Stock(durability, self)
-            self.records += durability.collected(self.plan.name)
+            held = durability.held(self.plan.name)
+            self.records = durability.collected(self.plan.name) if held is None else held
             self._kept = len(self.records)
 
     def accept(self, batch: Batch) -> None:
@@ -64,7 +65,7 @@ class CollectStage(TerminalStage):
             self.records += batch.records
             self.settle(batch)
             return
-        with self._stock.lock:
+        with self._stock.taking():
             new, known = self._stock.split(batch)
             if known is not None:
                 self.settle(known)
@@ -75,9 +76,12 @@ class CollectStage(TerminalStage):
 
     def take_stock(self) -> Taken | None:
         assert self._stock is not None
-        with self._stock.lock:
+        with self._stock.taken() as lineage:
             records, self._kept = self.records[self._kept :], len(self.records)
-            return Taken(None, (), records, self._stock.take()) if records else None
+            return Taken(None, (), records, lineage) if records else None
+
+    def holding(self) -> list[Any]:
+        return self.records
 
 
 class SinkStage(TerminalStage):
@@ -89,14 +93,13 @@ class SinkStage(TerminalStage):
         self._stock: Stock | None = None
 
     def open(self) -> None:
-        context = SinkContext(self.context.pipeline, self.plan.name, self.context.append)
         durability = self.context.durability
-        if durability is not None and self.plan.operator.safe == "at_sync":
-            place = durability.output(self.plan.name)
-            context = replace(context, job=durability.job, place=place, committing=durability.committing)
+        if durability is not None and durability.takes_stock_of(self.plan):
             self._stock = Stock(durability, self)
-        with _sink_errors(self.plan.name, Exception):
-            self._writer = self.plan.operator.open(context)
+            self._writer = durability.held(self.plan.name)
+        if self._writer is None:
+            with _sink_errors(self.plan.name, Exception):
+                self._writer = self.plan.operator.open(self._sink_context())
 
     def commit(self) -> None:
         """The run went well: make the output visible."""
@@ -114,7 +117,7 @@ class SinkStage(TerminalStage):
         if self._stock is None:
             self._write(batch, 1)
             return
-        with self._stock.lock:
+        with self._stock.taking():
             new, known = self._stock.split(batch)
             if known is not None:
                 self.settle(known)
@@ -124,12 +127,23 @@ class SinkStage(TerminalStage):
     def take_stock(self) -> Taken | None:
         """What was written since the last time, after it was made safe."""
         assert self._stock is not None
-        with self._stock.lock:
-            lineage = self._stock.take()
+        with self._stock.taken() as lineage:
             if not lineage or self._writer is None:
                 return None
             with _sink_errors(self.plan.name, Exception):
                 return Taken(self._writer.sync(), (), (), lineage)
+
+    def holding(self) -> Writer | None:
+        writer, self._writer = self._writer, None
+        return writer
+
+    def _sink_context(self) -> SinkContext:
+        context = SinkContext(self.context.pipeline, self.plan.name, self.context.append)
+        durability = self.context.durability
+        if durability is None or self.plan.operator.safe != "at_sync":
+            return context
+        place = durability.output(self.plan.name)
+        return replace(context, job=durability.job, place=place, committing=durability.committing)
 
     def _written(self, batch: Batch) -> None:
         if self._stock is not None:

@@ -43,6 +43,7 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name="sage-checkpoints", daemon=True)
         self._cut: Callable[[], Cut]
         self._broken = False
+        self._taking = threading.Lock()
 
     def enlist(self, keeper: Keeper) -> None:
         self._keepers.append(keeper)
@@ -64,6 +65,11 @@ class Checkpoints:
                 self._take()
         self._recorder.check()
 
+    def begin_again(self) -> None:
+        """The run begins again while it lives: take one more of all that there is, and know no keeper any more."""
+        self._take()
+        self._keepers.clear()
+
     def _run(self) -> None:
         while not self._over.wait(EVERY_S):
             try:
@@ -74,6 +80,10 @@ class Checkpoints:
                 return
 
     def _take(self) -> None:
+        with self._taking:
+            self._take_all()
+
+    def _take_all(self) -> None:
         cut = self._cut()
         stocks = [(keeper.plan.name, keeper.take_stock()) for keeper in self._keepers]
         changes = [

@@ -30,7 +30,7 @@ from sage.runtime.durability.memo import StepJournal
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
 from sage.runtime.durability.slots import Slots, left_in_flight
-from sage.runtime.durable import Branch, Cut, Durability, Keeper, Progress, Results
+from sage.runtime.durable import Branch, Cut, Durability, Kept, Progress, Results
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
 MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
@@ -43,14 +43,15 @@ class StepJournals(Durability):
     `failed` gets the first error of the journal, from another thread.
     """
 
-    def __init__(self, folder: Path, epoch: int, failed: Callable[[SageError], None]) -> None:
+    def __init__(self, folder: Path, epoch: int, failed: Callable[[SageError], None], *, begun: bool = False) -> None:
+        """Results are looked for if the job has `begun`."""
         self.folder = folder
         self.epoch = epoch
         self._rows = Rows(folder / JOURNAL, epoch=epoch)
         try:
             self.manifest = of_bytes(self._meta(MANIFEST))
-            self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if epoch > 1 else set()
-            self._deaths = {key: int(value.split(b"\n")[0]) for key, value in self._rows.each(RowKind.DEATHS)}
+            self._begun = begun or epoch > 1
+            self._look_up()
             self._slots = Slots(folder / f"{CALLS}{epoch}-{os.getpid()}")
         except BaseException:
             self._rows.close()
@@ -64,7 +65,11 @@ class StepJournals(Durability):
         return self.manifest.job
 
     def branch(self) -> Branch:
-        return Branch(str(self.folder.absolute()), self.epoch)
+        return Branch(str(self.folder.absolute()), self.epoch, self._begun)
+
+    def _look_up(self) -> None:
+        self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if self._begun else set()
+        self._deaths = {key: int(value.split(b"\n")[0]) for key, value in self._rows.each(RowKind.DEATHS)}
 
     @property
     def committing(self) -> bool:
@@ -98,7 +103,7 @@ class StepJournals(Durability):
     def collected(self, step: str) -> list[Any]:
         return []
 
-    def enlist(self, keeper: Keeper) -> None:
+    def enlist(self, stock: Kept) -> None:
         """Sinks and reductions are at home."""
 
     def close(self) -> None:
@@ -191,13 +196,26 @@ class JobDirectory(StepJournals):
         some = (value for key, value in self._rows.each(RowKind.COLLECTED) if key.startswith(prefix))
         return [record for value in some for record in codec.decode(value)]
 
-    def enlist(self, keeper: Keeper) -> None:
-        self._checkpoints.enlist(keeper)
+    def enlist(self, stock: Kept) -> None:
+        self._checkpoints.enlist(stock.keeper)
 
     def start(self, cut: Callable[[], Cut], sync: Callable[[], None]) -> None:
         """Begin to take checkpoints; `sync` makes dead letters safe."""
         self._sync = sync
         self._checkpoints.start(cut)
+
+    def begin_again(self, lost: Collection[int]) -> None:
+        """The run begins again while it lives: keep all that it did so far, count the calls that died with its hosts,
+        the processes `lost`, and know the results that there are. Raises `StorageError`."""
+        self._checkpoints.begin_again()
+        files = [self.folder / f"{CALLS}{self.epoch}-{process}" for process in lost]
+        left = [path for path in files if path.exists()]
+        self._recorder.wait(self._recorder.record(_deaths(self._rows, left, self.epoch + 1)))
+        for path in self.folder.glob(f"{CALLS}{self.epoch}-*"):
+            if path.name != f"{CALLS}{self.epoch}-{os.getpid()}":
+                path.unlink()
+        self._begun = True
+        self._look_up()
 
     def pause(self, *, whole: bool) -> None:
         """The run is over, well or not: keep all that it did, if it is `whole`: nobody is still at it. Raises
@@ -325,5 +343,6 @@ def _deaths(rows: Rows, left: Sequence[Path], epoch: int) -> list[Change]:
                 lost[call.step] = lost.get(call.step, 0) + 1
     if lost:
         counts = {step: {"lost": number} for step, number in lost.items()}
-        changes.append(Change(RowKind.BILL, b"%d-lost" % (epoch - 1), codec.encode(counts)))
+        key = f"{epoch - 1}-lost-{left[0].name}".encode()
+        changes.append(Change(RowKind.BILL, key, codec.encode(counts)))
     return changes
