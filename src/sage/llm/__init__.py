@@ -4,7 +4,7 @@
 
     pool.py     EndpointPool: several endpoints as one; waits, chooses, fails over
     balancer.py whose turn it is, and at which endpoint; breaker.py: whether it may be asked now
-    drain.py    how quickly those that wait are sent
+    drain.py    how quickly those that wait are sent; headroom.py: how many run without one waiting in the endpoint
     client.py   ChatClient: opens, asks, checks, closes
     answer.py   one answer as it arrives, its timeouts and limits
     wire.py     bytes <-> values: requests, answers, server-sent events

@@ -25,6 +25,7 @@ from zlib import crc32
 from sage.errors import EndpointBusy
 from sage.llm.breaker import Breaker
 from sage.llm.drain import Drain
+from sage.llm.headroom import Headroom
 from sage.llm.pace import Pace
 from sage.scheduling.limiter import AdaptiveLimit, Flight, LimitSnapshot
 
@@ -34,6 +35,8 @@ MOST_WAITING = 100_000
 HOLD_S = 0.1
 """For so long the place of a request that ended stays free of lower bands: who asks again at once does not wait
 behind the longest answer of a batch."""
+PRESENT_S = 10.0
+"""For so long after its last request a band is still there: lower ones leave it room (`sage.llm.headroom`)."""
 
 
 Line = tuple[int, str]
@@ -109,6 +112,9 @@ class _Place:
         self.limiter = limiter
         self.breaker = Breaker()
         self.pace = Pace()
+        self.headroom = Headroom()
+        self.unanswered = self.silent = 0
+        """In flight: streams without a first token, and answers that come whole."""
         self.outstanding = 0.0
         self.held: list[tuple[float, int]] = []
         """Places that lower bands do not get: until when, and for which band."""
@@ -117,9 +123,15 @@ class _Place:
     def load(self) -> float:
         return self.outstanding / self.limiter.limit
 
-    def has_room(self, now: float, band: float = math.inf) -> bool:
+    def has_room(self, now: float, band: float = math.inf, *, modest: bool = False) -> bool:
+        """For a request of `band`; a `modest` one must not wait in the endpoint."""
         held = sum(until > now and above > band for until, above in self.held)
-        return self.limiter.in_flight + held < self.limiter.limit and self.breaker.opens_at(now) <= now
+        limit = self.limiter.limit
+        most = min(limit, max(1, self.headroom.ceiling)) if modest else limit
+        return self.limiter.in_flight + held < most and self.breaker.opens_at(now) <= now
+
+    def count(self, now: float) -> None:
+        self.headroom.counted(now, self.limiter.in_flight, self.unanswered, self.silent)
 
     def hold(self, now: float, band: int) -> None:
         """A request of `band` ended, and lower ones wait."""
@@ -148,6 +160,8 @@ class Balancer:
         self._running: dict[Line, int] = {}
         self._earned: dict[int, float] = {}
         """Of each band that waits, in tokens."""
+        self._present: dict[int, float] = {}
+        """Bands, and when each was last seen."""
         self._drain = Drain()
         self._crowded = False
         """Somebody still waited after the last grants."""
@@ -229,6 +243,8 @@ class Balancer:
         place = self._places[grant.endpoint]
         if not grant.flight.answered:
             place.breaker.answered()
+            place.unanswered -= 1
+            place.count(now)
         place.limiter.progress(grant.flight, now, output_tokens)
         place.pace.came(now, output_tokens)
 
@@ -243,7 +259,11 @@ class Balancer:
         if any(band < ticket.band for band, _ in self._waiting):
             place.hold(now, ticket.band)
         self._tidy(ticket.line)
+        self._present[ticket.band] = now
+        place.unanswered -= not flight.answered
+        place.silent -= not ticket.streamed
         place.limiter.end(flight, now, refused=outcome in (Outcome.PARKED, Outcome.FAILED, Outcome.AWAY))
+        place.count(now)
         match outcome:
             case Outcome.DONE:
                 place.breaker.succeeded()
@@ -254,6 +274,7 @@ class Balancer:
                 place.breaker.parked(now, retry_after_s)
             case Outcome.AWAY:
                 place.breaker.away(now)
+                place.headroom = Headroom()  # what comes back may be another server
             case Outcome.UNKNOWN:
                 place.breaker.unknown()
 
@@ -263,7 +284,9 @@ class Balancer:
 
     def report_load(self, endpoint: str, now: float, running: float, waiting: float) -> None:
         """What the endpoint said of itself."""
-        self._places[endpoint].limiter.report_load(now, running, waiting)
+        place = self._places[endpoint]
+        place.limiter.report_load(now, running, waiting)
+        place.headroom.told(now, place.limiter.in_flight, running, waiting)
 
     def snapshot(self, now: float) -> tuple[EndpointSnapshot, ...]:
         return tuple(
@@ -282,17 +305,29 @@ class Balancer:
     def _next(self, now: float) -> tuple[Ticket, _Place] | None:
         if not any(place.has_room(now) for place in self._places.values()):
             return None
+        highest = self._highest(now)
         for line in sorted(self._waiting, key=self._turn):
-            band = math.inf if self._earned.get(line[0], 0.0) > 0 else line[0]
-            free = [place for place in self._places.values() if place.has_room(now, band)]
+            band, modest = (math.inf, False) if self._is_owed(line) else (line[0], line[0] < highest)
+            free = [place for place in self._places.values() if place.has_room(now, band, modest=modest)]
             for ticket in self._waiting[line] if free else ():
                 if candidates := [place for place in free if place.name not in ticket.avoid]:
                     return ticket, self._choose(ticket, candidates)
         return None
 
+    def _highest(self, now: float) -> float:
+        """Of the bands that wait, run, or were here a moment ago."""
+        if len(self._present) > 1:
+            self._present = {band: at for band, at in self._present.items() if at + PRESENT_S > now}
+        bands = {band for band, _ in (*self._waiting, *self._running)}
+        return max(bands | self._present.keys(), default=-math.inf)
+
     def _turn(self, line: Line) -> tuple[bool, int, float]:
         """The smallest goes first."""
-        return (self._earned.get(line[0], 0.0) <= 0, -line[0], self._served[line])
+        return (not self._is_owed(line), -line[0], self._served[line])
+
+    def _is_owed(self, line: Line) -> bool:
+        """Its band has earned its next request, and goes before higher ones."""
+        return self._earned.get(line[0], 0.0) >= next(iter(self._waiting[line])).tokens
 
     def _choose(self, ticket: Ticket, candidates: list[_Place]) -> _Place:
         if ticket.prefix:
@@ -314,8 +349,12 @@ class Balancer:
         if self._crowded:
             self._drain.left(ticket.tokens, self._open_places(now))
         flight = place.limiter.begin(now, ticket.prompt_tokens)
-        if not ticket.streamed:
+        if ticket.streamed:
+            place.unanswered += 1
+        else:
+            place.silent += 1
             place.limiter.progress(flight, now, 0.0)
+        place.count(now)
         return Grant(ticket, place.name, flight, now)
 
     def _pass_by(self, ticket: Ticket) -> None:
