@@ -42,8 +42,8 @@ TOP = {"__init__", "__main__", "bench", "dashboard", "cli"}
 """These use the public names of everything."""
 LAZY_PACKAGES = {
     "aiohttp", "asyncio", "cloudpickle", "csv", "gzip", "importlib", "inspect", "llvmlite", "msgspec", "numpy", "onnx",
-    "onnxruntime", "pyarrow", "ray", "resource", "rich", "safetensors", "sqlalchemy", "sqlite3", "tantivy", "tokenizers",
-    "tomllib", "usearch", "uvloop", "concurrent",
+    "onnxruntime", "pyarrow", "ray", "resource", "rich", "safetensors", "sqlalchemy", "sqlite3", "tantivy",
+    "tokenizers", "tomllib", "usearch", "uvloop", "concurrent",
 }  # fmt: skip
 """What functions may import when they are called: optional, or slow to import."""
 LAZY_MODULES = {
