@@ -119,6 +119,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def memory_bytes(pids: Iterable[int]) -> int:
+    """What these processes have for themselves, swapped out or not; memory that they share with others is not in it."""
+    found = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+        except OSError:  # it has ended
+            continue
+        found += sum(int(line.split()[1]) for line in lines if line.startswith((b"RssAnon:", b"VmSwap:")))
+    return found * 1024
+
+
 def marked(belongs: Callable[[str], bool]) -> list[tuple[Process, str]]:
     """Processes of this user that carry the mark of a job, with its folder, where `belongs` says so of the folder."""
     found = []

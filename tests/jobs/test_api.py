@@ -103,13 +103,15 @@ def test_every_route_answers_as_the_document_says(managed: Managed) -> None:
     seen = set()
     for method, path, expected in [
         ("GET", "/v1/manager", 200), ("POST", "/v1/jobs", 201), ("GET", "/v1/jobs", 200), ("GET", "/v1/jobs/{id}", 200),
-        ("POST", "/v1/jobs/{id}/stop", 200), ("POST", "/v1/jobs/{id}/resume", 200), ("GET", "/v1/jobs/{id}/log", 200),
+        ("POST", "/v1/jobs/{id}/limit", 200), ("POST", "/v1/jobs/{id}/stop", 200),
+        ("POST", "/v1/jobs/{id}/resume", 200), ("GET", "/v1/jobs/{id}/log", 200),
         ("GET", "/v1/jobs/{id}", 200), ("DELETE", "/v1/jobs/{id}", 200), ("GET", "/v1/openapi.json", 200),
         ("DELETE", "/v1/jobs/{id}", 404),
     ]:  # fmt: skip
         if path.endswith("/log"):
             managed.end_of(job)
-        body = json.dumps(spec).encode() if (method, path) == ("POST", "/v1/jobs") else None
+        bodies = {"/v1/jobs": spec, "/v1/jobs/{id}/limit": {"max_in_flight": 5}}
+        body = json.dumps(bodies[path]).encode() if method == "POST" and path in bodies else None
         status, answer = ask(port, method, path.replace("{id}", job), body, bearer)
         assert status == expected, (method, path, answer)
         responses = document["paths"][path][method.lower()]["responses"]

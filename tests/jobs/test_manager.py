@@ -11,6 +11,7 @@ import pytest
 
 from jobs.managers import ENDLESS, HEAD, QUICK, RELEASED, STUCK, Managed
 from sage.errors import UsageError
+from sage.jobs.admission import Capacity
 from sage.jobs.job import JobSpec
 from sage.jobs.manager import Manager
 from sage.jobs.store import Store
@@ -257,7 +258,7 @@ def test_too_many_jobs(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sage.jobs.manager.MOST_PENDING", 2)
     managed.folder.make()
     store = Store(managed.folder.database)
-    manager = Manager(managed.folder, store, max_running=1, say=lambda text: None)
+    manager = Manager(managed.folder, store, capacity=Capacity(1), say=lambda text: None)
     spec = JobSpec(str(Path(__file__)), str(managed.where))
     jobs = [manager.submit(spec).id for _ in range(2)]
     with pytest.raises(UsageError, match="E148 too many jobs wait: got 2, expected at most 2"):

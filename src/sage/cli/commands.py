@@ -97,6 +97,17 @@ def whole_number(context: click.Context, parameter: click.Parameter, value: str 
     return int(value)
 
 
+def size_bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A callback for options that take an amount of memory: digits, and a unit if they are not bytes."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,12})(?:\.([0-9]))? ?([KMGT]?)(i?)B?", value, re.IGNORECASE)
+    if not found or (found[4] and not found[3]):
+        raise UsageError("E104", "bad size", at=parameter.opts[0], got=repr(value), expected="as 512MB, 1.5GiB")
+    unit: int = (1024 if found[4] else 1000) ** " KMGT".index(found[3].upper() or " ")
+    return int(found[1]) * unit + int(found[2] or 0) * unit // 10
+
+
 def debug_option(command: F) -> F:
     """Adds ``--debug``."""
 

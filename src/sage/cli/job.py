@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from sage.cli.commands import Group, debug_option, whole_number
+from sage.cli.commands import Group, debug_option, size_bytes, whole_number
 from sage.cli.files import check_file
 from sage.cli.job_directory import bill, repair, verify
-from sage.cli.job_report import described, exit_code_of, snapshot_of, table
+from sage.cli.job_report import described, exit_code_of, explained, snapshot_of, table
 from sage.cli.jobmanager import state_folder
 from sage.cli.progress import view_for
 from sage.cli.stderr import say
@@ -50,6 +50,12 @@ def _delay(context: click.Context, parameter: click.Parameter, value: str) -> fl
     return float(value)
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value):
+        raise UsageError("E104", "bad number", at=parameter.opts[0], got=repr(value), expected="as 2, or 0.5")
+    return float(value)
+
+
 @job.command("submit")
 @click.argument("file")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
@@ -59,6 +65,15 @@ def _delay(context: click.Context, parameter: click.Parameter, value: str) -> fl
     help=f"0 goes first, {BANDS - 1} last.",
 )  # fmt: skip
 @click.option("--start-delay", callback=_delay, default="0", metavar="SECONDS", help="Wait so long before it starts.")
+@click.option("--user", default="", metavar="NAME", help="For whom it runs; quotas are by this.  [default: you]")
+@click.option("--weight", callback=_number, default="1", metavar="W", help="Its share beside others of weight 1.")
+@click.option("--processors", callback=_number, default="0", metavar="N", help="That it keeps busy, and waits for.")
+@click.option("--memory", callback=size_bytes, default="0", metavar="SIZE", help="Waits for so much; ended beyond it.")
+@click.option(
+    "--places", callback=whole_number, default="0", metavar="N", help="Calls at endpoints that it makes at once."
+)
+@click.option("--in-flight", callback=whole_number, metavar="N", help="Records read and not finished at most.")
+@click.option("--own-endpoints", is_flag=True, help="Ask endpoints directly, beside the gateway that jobs share.")
 @click.option("--pipeline", metavar="NAME", help="Which pipeline of the file, where it holds several.")
 @click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs it.")
 @click.option("--processes", callback=whole_number, metavar="N", help="As for sage run.")
@@ -77,6 +92,13 @@ def submit(
     name: str,
     priority: int,
     start_delay: float,
+    user: str,
+    weight: float,
+    processors: float,
+    memory: int,
+    places: int,
+    in_flight: int | None,
+    own_endpoints: bool,
     pipeline: str | None,
     engine: str,
     processes: int | None,
@@ -110,6 +132,13 @@ def submit(
             "append": append,
             "priority": priority,
             "start_delay_s": start_delay,
+            "user": user,
+            "weight": weight,
+            "processors": processors,
+            "memory_bytes": memory,
+            "places": places,
+            "max_in_flight": in_flight,
+            "shared_endpoints": not own_endpoints,
             "python": sys.executable,
         }
     )
@@ -134,13 +163,29 @@ def list_jobs(states: tuple[str, ...], to_json: bool) -> None:
 
 @job.command("show")
 @click.argument("job_id", metavar="JOB")
+@click.option("--why", is_flag=True, help="Why it is where it is: the queue, its start, its share, what holds it up.")
 @_JSON_OPTION
 @debug_option
-def show(job_id: str, to_json: bool) -> None:
+def show(job_id: str, why: bool, to_json: bool) -> None:
     """Show all about a job: what was submitted, what happened to it, its figures."""
     with _asking(job_id) as client:
         found = client.show(job_id)
-    click.echo(json.dumps(found) if to_json else "\n".join(described(found)))
+        jobs = client.list() if why else []
+    if to_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo("\n".join([*described(found), *(explained(found, jobs) if why else ())]))
+
+
+@job.command("limit")
+@click.argument("job_id", metavar="JOB")
+@click.option("--in-flight", required=True, callback=whole_number, metavar="N", help="0: no limit of its own.")
+@debug_option
+def limit(job_id: str, in_flight: int) -> None:
+    """Let a job have so many records in flight from now on, also while it runs."""
+    with _asking(job_id) as client:
+        client.limit(job_id, in_flight or None)
+    say(f"{job_id} may have {in_flight or 'any number of'} records in flight")
 
 
 @job.command("logs")

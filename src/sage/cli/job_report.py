@@ -87,10 +87,35 @@ def described(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {step['name']}: {step['received']:,} records, {step['in_flight']:,} in flight{latency}"
 
 
+def explained(found: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Why it is where it is: `jobs` are all that there are."""
+    yield "why"
+    for change in found["changes"]:
+        if change["reason"]:
+            yield f"  {change['state']}: {shorten(change['reason'], 500)}"
+    if found["state"] == State.PENDING:
+        for other in sorted((one for one in jobs if one["position"]), key=lambda one: one["position"]):
+            mark = "this" if other["id"] == found["id"] else other["id"]
+            yield f"  place {other['position']}: {mark}, urgency {other['urgency']:.1f}, {other['reason']}"
+    share = found["max_in_flight"]
+    if share is not None:
+        yield f"  share: {share:,} records in flight, by weight {found['spec']['weight']:g}"
+    figures = found["figures"]
+    if figures is not None:
+        for step in sorted(figures["steps"], key=lambda step: -step["busy_s"]):
+            busy = step["busy_s"] / max(1e-9, figures["elapsed_s"] * step["slots"]) if step["slots"] else 0.0
+            yield f"  {step['name']}: {busy:.0%} of {step['slots']:,} slots busy, {step['waiting']:,} records wait"
+        if figures.get("bottleneck"):
+            yield f"  {figures['bottleneck']} is what all others wait for"
+
+
 def _note(found: Mapping[str, Any]) -> str:
     """What there is to say about the state of a job."""
     if found["state"] == State.PENDING:
-        return f"place {found['position']}: {found['reason']}" if found["position"] else "is about to start"
+        if not found["position"]:
+            return "is about to start"
+        soon = "" if found["starts_in_s"] is None else f"; starts in about {seconds(found['starts_in_s'])}"
+        return f"place {found['position']}: {found['reason']}{soon}"
     if found["stalled"]:
         return f"nothing moves: {found['stalled']}"
     if found["silent_s"] is not None and found["silent_s"] > SILENT_S:

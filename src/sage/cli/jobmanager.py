@@ -15,11 +15,13 @@ from functools import partial
 import click
 
 from sage import settings
-from sage.cli.commands import Group, debug_option, whole_number
+from sage.cli.commands import Group, debug_option, size_bytes, whole_number
 from sage.cli.detached import start_detached
 from sage.cli.figures import clock
 from sage.cli.stderr import say
 from sage.errors import HostError, StorageError, UsageError, shorten
+from sage.jobs import machine
+from sage.jobs.admission import Capacity
 from sage.jobs.cleanup import Leftover, leftovers
 from sage.jobs.client import Client
 from sage.jobs.daemon import DEFAULT_MAX_RUNNING, manager_of, serve
@@ -45,6 +47,13 @@ def jobmanager() -> None:
     "--max-jobs", callback=whole_number, default=str(DEFAULT_MAX_RUNNING), show_default=True, metavar="N",
     help="How many run at once; the others wait.",
 )  # fmt: skip
+@click.option("--max-jobs-per-user", callback=whole_number, metavar="N", help="Of one user at once (--user of a job).")
+@click.option(
+    "--processors", callback=whole_number, metavar="N", help="For jobs that say how many they need.  [default: all]"
+)
+@click.option("--memory", callback=size_bytes, metavar="SIZE", help="For jobs that say how much.  [default: all]")
+@click.option("--places", callback=whole_number, metavar="N", help="Calls in flight at endpoints, of jobs that say it.")
+@click.option("--in-flight", callback=whole_number, metavar="N", help="Records in flight, shared by the jobs that run.")
 @click.option(
     "--port", callback=whole_number, metavar="PORT",
     help="Answer on this port of 127.0.0.1 too, to those who know the token. 0: any that is free.",
@@ -52,17 +61,48 @@ def jobmanager() -> None:
 @click.option("--foreground", is_flag=True, help="Be the manager, until Ctrl-C, instead of starting one.")
 @click.option("--detached", is_flag=True, hidden=True)
 @debug_option
-def start(max_jobs: int, port: int | None, foreground: bool, detached: bool) -> None:
+def start(
+    *,
+    max_jobs: int,
+    max_jobs_per_user: int | None,
+    processors: int | None,
+    memory: int | None,
+    places: int | None,
+    in_flight: int | None,
+    port: int | None,
+    foreground: bool,
+    detached: bool,
+) -> None:
     """Start the job manager.
 
     It outlives the terminal. Jobs outlive it: when it is started again, it finds those that run.
     """
     if not 1 <= max_jobs <= MOST_AT_ONCE:
         raise UsageError("E104", "bad number", at="--max-jobs", got=max_jobs, expected=f"1 to {MOST_AT_ONCE}")
+    for option, number in (("--max-jobs-per-user", max_jobs_per_user), ("--in-flight", in_flight)):
+        if number == 0:
+            raise UsageError("E104", "bad number", at=option, got=0, expected="a whole number from 1 on")
     folder = state_folder()
     if not (foreground or detached):
-        _start_another(folder, ["--max-jobs", str(max_jobs), *([] if port is None else ["--port", str(port)])])
+        said = {
+            "--max-jobs": max_jobs,
+            "--max-jobs-per-user": max_jobs_per_user,
+            "--processors": processors,
+            "--memory": memory,
+            "--places": places,
+            "--in-flight": in_flight,
+            "--port": port,
+        }
+        _start_another(folder, [f"{option}={value}" for option, value in said.items() if value is not None])
         return
+    capacity = Capacity(
+        max_jobs,
+        max_jobs_per_user,
+        machine.processors() if processors is None else processors,
+        machine.memory_bytes() if memory is None else memory,
+        places,
+        in_flight,
+    )
 
     def ready(port: int | None) -> None:
         if detached:
@@ -72,7 +112,7 @@ def start(max_jobs: int, port: int | None, foreground: bool, detached: bool) -> 
         else:
             say(_running(folder, os.getpid(), port))
 
-    serve(folder, max_running=max_jobs, port=port, say=_log, ready=ready)
+    serve(folder, capacity=capacity, port=port, say=_log, ready=ready)
 
 
 @jobmanager.command("stop")

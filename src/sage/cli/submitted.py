@@ -21,6 +21,8 @@ from sage.flow.pipeline import Pipeline
 from sage.jobs.folder import JobFolder, RunFolder, read_json, storing, write_json
 from sage.jobs.job import JobSpec, stored_spec
 from sage.jobs.states import State
+from sage.runtime.job import Job
+from sage.runtime.ledger import MAX_OPEN_RECORDS
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
 from sage.runtime.run import check_engine
 
@@ -33,12 +35,15 @@ WRITE_EVERY_S = 0.5
 def execute(context: click.Context, folder: str) -> None:
     """Run the job, of which FOLDER belongs to this run. How its pipelines end is written there, line by line."""
     run = RunFolder(Path(folder))
-    spec = _spec_of(JobFolder(run.path.parent))
+    folder_of_job = JobFolder(run.path.parent)
+    spec = _spec_of(folder_of_job)
     results: list[RunResult] = []
 
     def runner(pipeline: Pipeline, options: RunOptions) -> RunResult:
         check_meant(pipeline, spec.pipeline, spec.file)
-        result = follow(pipeline, _with(options, spec, run, pipeline), FiguresView(run.figures))
+        share = Share(folder_of_job)
+        options = replace(_with(options, spec, run, pipeline), max_in_flight=share.in_flight)
+        result = follow(pipeline, options, FiguresView(run.figures), share.give)
         results.append(result)
         _note(run, as_json(result, pipeline))
         say("\n".join(in_words(result, pipeline)))
@@ -82,6 +87,24 @@ class FiguresView(PlainView):
             about = {"bottleneck": snapshot.bottleneck, "stalled": snapshot.stalled, "at_s": now}
             with suppress(OSError):  # no room: those of a moment ago stay, and say how old they are
                 write_json(self._path, asdict(snapshot) | about, durable=False)
+
+
+class Share:
+    """The records that the job may have in flight, as the manager last said."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+        self.in_flight = self._read()
+
+    def give(self, job: Job) -> None:
+        """Tell `job`, if it has changed."""
+        found = self._read()
+        if found != self.in_flight:
+            self.in_flight = found
+            job.limit_in_flight(found or MAX_OPEN_RECORDS)
+
+    def _read(self) -> int | None:
+        return (read_json(self._folder.share) or {}).get("max_in_flight")
 
 
 def _spec_of(folder: JobFolder) -> JobSpec:

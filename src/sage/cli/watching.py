@@ -56,23 +56,30 @@ class Watcher:
             click.echo(as_json(result, pipeline), file=self.json_to)
 
 
-def follow(pipeline: Pipeline, options: RunOptions, view: View) -> RunResult:
-    """Run `pipeline` and show it until it has ended. Ctrl-C once stops it, twice ends it at once."""
+def follow(
+    pipeline: Pipeline, options: RunOptions, view: View, on_look: Callable[[Job], None] | None = None
+) -> RunResult:
+    """Run `pipeline` and show it until it has ended. Ctrl-C once stops it, twice ends it at once.
+
+    `on_look` is called as often as it is shown.
+    """
     job = job_of(pipeline, options)
     with interrupts(job):  # before it starts, or a Ctrl-C in between would leave it half done
         job.start()
         try:
             with view:
-                return _shown(job, view)
+                return _shown(job, view, on_look)
         except BaseException:  # showing it failed: the job must not go on unseen
             job.abort()
             job.wait()
             raise
 
 
-def _shown(job: Job, view: View) -> RunResult:
+def _shown(job: Job, view: View, on_look: Callable[[Job], None] | None) -> RunResult:
     while True:
         try:
             return job.wait(LOOK_EVERY_S)
         except TimeoutError:
             view.show(job.snapshot())
+            if on_look is not None:
+                on_look(job)

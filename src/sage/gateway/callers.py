@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from sage.gateway.config import GatewayConfig, KeyConfig, Scope, TenantConfig
 
@@ -36,16 +39,28 @@ class Callers:
 
     def __init__(self, config: GatewayConfig) -> None:
         tenants = {tenant.name: tenant for tenant in config.tenant}
+        self._folder = None if config.keys_folder is None else Path(config.keys_folder)
+        self._keyed = config.has_keys
         self._known = [(bytes.fromhex(key.sha256), _caller(key, tenants.get(key.tenant or ""))) for key in config.key]
 
     def __bool__(self) -> bool:
-        return bool(self._known)
+        return self._keyed
 
     def of(self, given: bytes) -> Caller | None:
-        """None for a wrong key. Takes the same time for every `given` of one length."""
+        """None for a wrong key. Takes the same time for every `given` of one length that is in no file."""
         digest = hashlib.sha256(given).digest()
         matches = [caller for known, caller in self._known if hmac.compare_digest(known, digest)]
-        return matches[0] if matches else None
+        return matches[0] if matches else self._in_folder(digest.hex())
+
+    def _in_folder(self, sha256: str) -> Caller | None:
+        """Looked up each time: a key whose file is gone opens nothing any more."""
+        if self._folder is None:
+            return None
+        try:
+            key = msgspec.json.decode((self._folder / sha256).read_bytes(), type=KeyConfig)
+        except (OSError, ValueError):  # none, or not whole yet
+            return None
+        return _caller(key, None) if key.sha256 == sha256 else None
 
 
 def _caller(key: KeyConfig, tenant: TenantConfig | None) -> Caller:

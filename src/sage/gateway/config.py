@@ -18,6 +18,8 @@
     models = ["Qwen/Qwen2.5-3B-Instruct"]  # without it the endpoint is asked when the gateway starts
     key_file = "upstream.key"
 
+    keys_folder = "keys"         # further keys: files that come and go, each a [[key]] as JSON, named by its sha256
+
     [[key]]
     name = "alice"               # `sage gateway --new-key alice` writes this table
     sha256 = "..."
@@ -114,6 +116,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Annotated[int, Meta(ge=0)] = 0
     cache_ttl_s: Annotated[float, Meta(gt=0)] = 3600.0
     prefix_affinity: bool = True
+    keys_folder: str | None = None
+    """Where further keys are looked up. Their rates and budgets are not kept."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Nobody is served without one."""
+        return bool(self.key) or self.keys_folder is not None
 
     def check(self, at: str) -> None:
         """Raises `PipelineError`: E242, E247 (an address beyond this machine, and no key)."""
@@ -132,7 +141,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tenants = {key.tenant for key in self.key}
         if strange := next((tenant.name for tenant in self.tenant if tenant.name not in tenants), None):
             raise PipelineError("E242", "no key has this tenant", at=f"{at} tenant.name", got=strange)
-        if not self.key and not is_loopback(self.host):
+        if not self.has_keys and not is_loopback(self.host):
             raise PipelineError(
                 "E247", "a server on this address needs a key", at=self.host, try_="127.0.0.1, or --new-key NAME"
             )
@@ -169,7 +178,8 @@ def load_config(path: Path) -> GatewayConfig:
         for endpoint in config.endpoint
     )
     usage_file = None if config.usage_file is None else str(path.parent / config.usage_file)
-    return msgspec.structs.replace(config, endpoint=endpoints, usage_file=usage_file)
+    keys_folder = None if config.keys_folder is None else str(path.parent / config.keys_folder)
+    return msgspec.structs.replace(config, endpoint=endpoints, usage_file=usage_file, keys_folder=keys_folder)
 
 
 def upstream_key(endpoint: EndpointConfig) -> Secret | None:

@@ -1,12 +1,14 @@
 """Many pipelines at once: jobs that survive the terminal they were submitted from, and the manager of them.
 
 ======================  ============================================================================================
-`states`, `admission`   pure: which state may follow which; which job may start
+`states`, `admission`   pure: which state may follow which; which job may start, and what each may have in flight
+`queueing`, `machine`   jobs as admission sees them; what there is for them
 `job`                   what was submitted and what became of it, as plain data
 `store`, `folder`       where that is kept: one SQLite file, and a folder for each job
 `processes`             processes known by more than their number
 `supervisor`            the process that sees to one run of one job, and outlives the manager
 `manager`               takes jobs in, has them started, settles how they ended
+`endpoints`             the gateway before the endpoints that jobs share
 `supervision`           its supervisors: started, heard, waited for
 `routes`, `api`         what can be asked over HTTP; `openapi` describes it
 `server`                who may ask, and how much

@@ -16,7 +16,7 @@ from typing import Any
 from sage.errors import SageError, StorageError
 from sage.jobs.admission import Place
 from sage.jobs.folder import RunFolder, StateFolder, read_json
-from sage.jobs.job import Job, check_id, spec_of
+from sage.jobs.job import Job, check_id, check_in_flight, spec_of
 from sage.jobs.log import MAX_WAIT_S, read_piece
 from sage.jobs.manager import Manager
 from sage.jobs.openapi import openapi
@@ -26,7 +26,7 @@ from sage.version import __version__
 
 MAX_OFFSET = 1 << 62
 
-STATUS = {"E142": 400, "E143": 404, "E144": 409, "E145": 422, "E148": 429, "E149": 409, "E601": 507}
+STATUS = {"E142": 400, "E143": 404, "E144": 409, "E145": 422, "E147": 409, "E148": 429, "E149": 409, "E601": 507}
 """The HTTP status of an error; another one of the caller's is 400, and one of the storage 500."""
 
 
@@ -47,15 +47,17 @@ class Api:
             "version": __version__,
             "folder": str(self._folder.path),
             "up_s": time.monotonic() - self._started,
-            "max_running": self._manager.max_running,
+            "max_running": self._manager.capacity.jobs,
+            "capacity": asdict(self._manager.capacity),
             "running": sum(states[state] for state in ACTIVE),
             "jobs": {str(state): states[state] for state in State if states[state]},
         }
 
     def list(self, request: Request) -> object:
         """All jobs, in short."""
-        queue = self._manager.queue().queue
-        return {"jobs": [self._summary(job, queue.get(job.id)) for job in self._manager.jobs()]}
+        queue, starts = self._manager.queue().queue, self._manager.forecast()
+        jobs = self._manager.jobs()
+        return {"jobs": [self._summary(job, queue.get(job.id), starts.get(job.id)) for job in jobs]}
 
     def submit(self, request: Request) -> object:
         """Take a job in. The body may have the ``id`` that it is to get: then it can be sent again without harm."""
@@ -77,9 +79,16 @@ class Api:
         """Run it again."""
         return self._in_full(self._manager.command(Command.RESUME, request.job))
 
+    def limit(self, request: Request) -> object:
+        """Let it have so many records in flight from now on."""
+        given = request.body
+        if not isinstance(given, dict) or set(given) != {"max_in_flight"}:
+            raise RequestError(400, "this is no limit of a job", expected='{"max_in_flight": NUMBER or null}')
+        return self._in_full(self._manager.limit(request.job, check_in_flight(given["max_in_flight"])))
+
     def delete(self, request: Request) -> object:
         """Forget it, and remove its folder."""
-        return self._summary(self._manager.command(Command.DELETE, request.job), None)
+        return self._summary(self._manager.command(Command.DELETE, request.job), None, None)
 
     def log(self, request: Request) -> object:
         """A piece of what it wrote."""
@@ -93,7 +102,7 @@ class Api:
         """This description."""
         return openapi(ROUTES)
 
-    def _summary(self, job: Job, place: Place | None) -> dict[str, Any]:
+    def _summary(self, job: Job, place: Place | None, starts_in_s: float | None) -> dict[str, Any]:
         run = self._folder.job(job.id).run(job.run)
         figures = _figures(job, run) or {}
         account = figures.get("account", {})
@@ -103,6 +112,9 @@ class Api:
             "state": str(job.state),
             "reason": job.reason or (place.reason if place is not None else ""),
             "position": place.position if place is not None else None,
+            "urgency": place.score if place is not None else None,
+            "starts_in_s": starts_in_s if job.state is State.PENDING else None,
+            "user": job.spec.user,
             "priority": job.spec.priority,
             "submitted_at": job.submitted_at,
             "run": job.run,
@@ -117,8 +129,10 @@ class Api:
     def _in_full(self, job: Job) -> dict[str, Any]:
         folder = self._folder.job(job.id)
         run = folder.run(job.run)
-        return self._summary(job, self._manager.queue().queue.get(job.id)) | {
+        place = self._manager.queue().queue.get(job.id)
+        return self._summary(job, place, self._manager.forecast().get(job.id)) | {
             "spec": asdict(job.spec),
+            "max_in_flight": self._manager.share(job.id),
             "folder": str(run.path if job.run else folder.path),
             "log": str(folder.log),
             "process": job.supervisor.pid if job.supervisor is not None and job.state in ACTIVE else None,
@@ -153,6 +167,7 @@ ROUTES = (
     Route("DELETE", "/v1/jobs/{id}", "Delete a job that has ended or waits", Api.delete, "JobSummary"),
     Route("POST", "/v1/jobs/{id}/stop", "Stop it cleanly; again: at once", Api.stop, "Job"),
     Route("POST", "/v1/jobs/{id}/resume", "Run it again", Api.resume, "Job"),
+    Route("POST", "/v1/jobs/{id}/limit", "Limit its records in flight, from now on", Api.limit, "Job", body="Limit"),
     Route("GET", "/v1/jobs/{id}/log", "A piece of its log", Api.log, "LogPiece", query=("offset", "wait_s")),
     Route("GET", "/v1/openapi.json", "This description", Api.document, "Document"),
 )

@@ -53,6 +53,10 @@ class Client:
         """Run a job again."""
         return self._ask("POST", _path(job, "/resume"))
 
+    def limit(self, job: str, max_in_flight: int | None) -> dict[str, Any]:
+        """Let a job have so many records in flight from now on; None: no limit of its own."""
+        return self._ask("POST", _path(job, "/limit"), {"max_in_flight": max_in_flight})
+
     def delete(self, job: str) -> dict[str, Any]:
         """Delete a job."""
         return self._ask("DELETE", _path(job))

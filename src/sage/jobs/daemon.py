@@ -12,7 +12,9 @@ from dataclasses import asdict
 from types import FrameType
 
 from sage.errors import UsageError
+from sage.jobs.admission import Capacity
 from sage.jobs.api import Api
+from sage.jobs.endpoints import Gateways
 from sage.jobs.folder import StateFolder, locked, read_json, storing, touch, write_json
 from sage.jobs.manager import Manager, Say
 from sage.jobs.server import Servers
@@ -24,7 +26,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(
-    folder: StateFolder, *, max_running: int, port: int | None, say: Say, ready: Callable[[int | None], None]
+    folder: StateFolder, *, capacity: Capacity, port: int | None, say: Say, ready: Callable[[int | None], None]
 ) -> None:
     """Be the job manager, until SIGTERM or SIGINT; jobs that run go on. Call it on the main thread.
 
@@ -32,10 +34,10 @@ def serve(
     `StorageError` if the folder or what is stored in it cannot be used.
     """
     folder.make()
-    with _alone(folder):
+    with _alone(folder), Gateways(folder).in_use():
         store = Store(folder.database)
         try:
-            manager = Manager(folder, store, max_running=max_running, say=say)
+            manager = Manager(folder, store, capacity=capacity, say=say)
             with _until_told(manager):
                 servers = Servers(Api(manager, folder), folder, port, _token(folder))
                 try:

@@ -9,9 +9,11 @@
         token                   for clients that come through a port
         api.sock                where it answers
         jobs.sqlite             the jobs
+        gateways/               before the endpoints that jobs share, see `sage.jobs.endpoints`
         run/ID/                 one job
             job.json            what was submitted
             lock                held by every process of the job that SAGE starts
+            share.json          the records that it may have in flight, while it runs
             log                 what it wrote, over all its runs
             1/                  its first run; that it exists says that this run was begun
                 supervisor.json who sees to it
@@ -33,7 +35,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,12 @@ class JobFolder:
         self.spec = path / "job.json"
         self.lock = path / "lock"
         self.log = path / "log"
+        self.share = path / "share.json"
+
+    @property
+    def state(self) -> StateFolder:
+        """That of the manager, which it is in."""
+        return StateFolder(self.path.parent.parent.parent)
 
     def make(self, spec: JobSpec) -> None:
         """Make it, with what was submitted in it. Raises `StorageError` E601 if there is no room."""
@@ -126,6 +134,18 @@ class JobFolder:
     def remove(self) -> None:
         """Remove it, and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the process of a run ended."""
+
+    code: int
+    """Its exit code, or minus the signal."""
+    stopped: bool
+    """It had been told to stop."""
+    memory_bytes: int = 0
+    """What it used when it was ended because that was too much; else 0."""
 
 
 class RunFolder:
@@ -159,14 +179,14 @@ class RunFolder:
         found = _filled(self.success)
         return None if found is None else found["state"]
 
-    def write_end(self, code: int, *, stopped: bool) -> None:
-        """How the process ended: its exit code, or minus the signal; `stopped` if it had been told to stop."""
-        _fill(self.end, {"code": code, "stopped": stopped})
+    def write_end(self, end: End) -> None:
+        """How the process ended."""
+        _fill(self.end, asdict(end))
 
-    def read_end(self) -> tuple[int, bool] | None:
+    def read_end(self) -> End | None:
         """What `write_end` wrote, if it did."""
         found = _filled(self.end)
-        return None if found is None else (found["code"], found["stopped"])
+        return None if found is None else End(**found)
 
     def add_result(self, line: str) -> None:
         """Note how a pipeline of the file ended, as one line of JSON."""

@@ -18,6 +18,10 @@ BANDS = 10
 """Priorities go from 0, the most urgent, to 9."""
 DEFAULT_BAND = 5
 MAX_DELAY_S = 7 * 86_400.0
+MAX_WEIGHT = 100.0
+LEAST_MEMORY_BYTES = 32 << 20
+"""Python alone takes 20 MB, and SAGE 30."""
+MAX_COUNT = 10**12
 MAX_TEXT = 4096
 MAX_ARGUMENTS = 1000
 KEPT_CHANGES = 50
@@ -58,6 +62,20 @@ class JobSpec:
     """Where its runs keep what the next one needs to go on. A run that is killed is then followed by another."""
     priority: int = DEFAULT_BAND
     start_delay_s: float = 0.0
+    user: str = ""
+    """For whom it runs: quotas are by this name. By default the owner of the manager."""
+    weight: float = 1.0
+    """Its share of processors and of endpoints, beside jobs of weight 1."""
+    processors: float = 0.0
+    """That it keeps busy, and waits for; 0: it does not say."""
+    memory_bytes: int = 0
+    """That it may use, and waits for: beyond it, it is ended. 0: no limit."""
+    places: int = 0
+    """Calls that it has in flight at endpoints, and waits for; 0: it does not say."""
+    max_in_flight: int | None = None
+    """Records read and not finished at most."""
+    shared_endpoints: bool = True
+    """Ask the endpoints of the settings through the gateway that all jobs share."""
     python: str = ""
     """The interpreter; by default the manager's."""
     sha256: str = ""
@@ -90,6 +108,8 @@ class Job:
     abort: bool = False
     """It was told to stop twice: it ends at once."""
     supervisor: Process | None = None
+    max_in_flight: int | None = None
+    """What was said of it since it was submitted, instead of what the spec says."""
     changes: tuple[Change, ...] = field(default=())
     """How it came to be in this state; the last `KEPT_CHANGES`."""
 
@@ -116,6 +136,11 @@ def spec_of(given: object) -> JobSpec:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", values["file"].rpartition("/")[2].removesuffix(".py")).strip("-._")
         values["name"] = stem[:64] or "job"
     return JobSpec(**values)
+
+
+def check_in_flight(value: object) -> int | None:
+    """`value`, if it can be a limit of records in flight, or None for no limit. Raises `UsageError` E145."""
+    return _positive("max_in_flight", value)
 
 
 def stored_spec(stored: Mapping[str, Any]) -> JobSpec:
@@ -189,7 +214,37 @@ def _engine(key: str, value: object) -> str:
 
 
 def _count(key: str, value: object) -> int | None:
-    if value is not None and (type(value) is not int or not 0 <= value < 10**12):
+    if value is not None and (type(value) is not int or not 0 <= value < MAX_COUNT):
+        raise _unfit(key, value, "a whole number from 0 on")
+    return value
+
+
+def _positive(key: str, value: object) -> int | None:
+    if value is not None and (type(value) is not int or not 1 <= value < MAX_COUNT):
+        raise _unfit(key, value, "a whole number from 1 on")
+    return value
+
+
+def _memory(key: str, value: object) -> int:
+    if type(value) is not int or (value and not LEAST_MEMORY_BYTES <= value < 1 << 50):
+        raise _unfit(key, value, f"bytes, at least {LEAST_MEMORY_BYTES}, or 0")
+    return value
+
+
+def _amount(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        raise _unfit(key, value, "a number from 0 on")
+    return float(value)
+
+
+def _weight(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / MAX_WEIGHT <= value <= MAX_WEIGHT:
+        raise _unfit(key, value, f"a number, {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
+    return float(value)
+
+
+def _places(key: str, value: object) -> int:
+    if type(value) is not int or not 0 <= value < MAX_COUNT:
         raise _unfit(key, value, "a whole number from 0 on")
     return value
 
@@ -226,5 +281,12 @@ _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "job_dir": _optional_path,
     "priority": _band,
     "start_delay_s": _delay,
+    "user": lambda key, value: value and _name(key, value),
+    "weight": _weight,
+    "processors": _amount,
+    "memory_bytes": _memory,
+    "places": _places,
+    "max_in_flight": _positive,
+    "shared_endpoints": _flag,
     "python": lambda key, value: value and _path(key, value),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pwd
 import signal
 import stat
 import threading
@@ -20,14 +21,16 @@ from functools import partial
 from typing import Any
 
 from sage.clock import SYSTEM_CLOCK, Clock
-from sage.errors import HostError, StorageError, UsageError
-from sage.jobs.admission import Admission, Waiting, admit
-from sage.jobs.folder import JobFolder, StateFolder, touch
+from sage.errors import HostError, SageError, StorageError, UsageError
+from sage.jobs.admission import Admission, Capacity, Running, Waiting, admit, forecast, lacking, shares
+from sage.jobs.endpoints import GatewayFolder, Gateways
+from sage.jobs.folder import JobFolder, StateFolder, touch, write_json
 from sage.jobs.job import Job, JobSpec, new_id
 from sage.jobs.outcome import outcome_of
+from sage.jobs.queueing import needs_of, running_of, usual_run_s, waiting_of
 from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
 from sage.jobs.store import Store
-from sage.jobs.supervision import Ended, Supervisors, Told
+from sage.jobs.supervision import Ended, Event, GatewayEnded, Supervisors, Told
 from sage.processes import Process, end_all, marked
 
 MOST_PENDING = 1000
@@ -48,12 +51,13 @@ class Manager:
     one that acts, until `stop`. Jobs that run go on without it."""
 
     def __init__(
-        self, folder: StateFolder, store: Store, *, max_running: int, say: Say, clock: Clock = SYSTEM_CLOCK
+        self, folder: StateFolder, store: Store, *, capacity: Capacity, say: Say, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         """Raises `StorageError` if the stored jobs cannot be read."""
         self._folder = folder
+        self._gateways = Gateways(folder)
         self._store = store
-        self._max_running = max_running
+        self.capacity = capacity
         self._say = say
         self._clock = clock
         self._lock = threading.RLock()
@@ -62,6 +66,7 @@ class Manager:
         self._supervisors = Supervisors()
         self._unfinished: list[_Task] = []
         self._busy: dict[str, int] = {}
+        self._shares: dict[str, int | None] = {}
         self._stopped = False
 
     # --- for clients ---
@@ -81,10 +86,14 @@ class Manager:
     def submit(self, spec: JobSpec, job: str | None = None) -> Job:
         """Take a job in. Submitting the same again under the same id, `job`, gives the job that there is.
 
-        Raises `UsageError`: E145 if its file cannot be read or the id is another job's, E148 if too many wait; and
-        `StorageError` E601 if there is no room.
+        Raises `UsageError`: E145 if its file cannot be read or the id is another job's, E147 if it needs more than
+        there is, E148 if too many wait; and `StorageError` E601 if there is no room on the disk.
         """
         spec = _completed(spec)
+        if never := lacking(needs_of(spec), (), self.capacity):
+            raise UsageError(
+                "E147", "the job needs more than there is for all jobs", got=never, try_="sage jobmanager start --help"
+            )
         with self._lock:
             known = self._jobs.get(job or "")
             if known is not None:
@@ -120,21 +129,36 @@ class Manager:
             carry_out = {Command.STOP: self._stop, Command.RESUME: self._resume, Command.DELETE: self._delete}
             return carry_out[command](found)
 
+    def limit(self, job: str, max_in_flight: int | None) -> Job:
+        """Let `job` have so many records in flight; None: no limit of its own. Raises E143, E144 if it has ended."""
+        with self._lock:
+            found = self.job(job)
+            if found.state in ENDS:
+                raise UsageError("E144", "the job cannot be limited: it has ended", at=f"job {job}", got=found.state)
+            self._store_as(found, max_in_flight=max_in_flight)
+            self._share()
+            return self._jobs[job]
+
+    def share(self, job: str) -> int | None:
+        """Records that a job which runs may have in flight; None: no limit."""
+        with self._lock:
+            return self._shares.get(job)
+
     def queue(self) -> Admission:
         """Who waits for what; `start` holds those that are about to start."""
         with self._lock:
-            now = self._clock.monotonic()
-            wall = self._clock.wall()
-            waiting = [
-                Waiting(job.id, job.spec.priority, max(0.0, wall - _pending_since(job)), max(0.0, due - now))
-                for job, due in ((self._jobs[one], due) for one, due in self._due.items())
-            ]
-            return admit(waiting, self._running(), self._max_running)
+            return admit(*self._candidates(), self.capacity)
 
-    @property
-    def max_running(self) -> int:
-        """How many jobs may run at once."""
-        return self._max_running
+    def forecast(self) -> dict[str, float]:
+        """About how many seconds those that wait will wait still, as far as that can be said."""
+        with self._lock:
+            return forecast(*self._candidates(), self.capacity)
+
+    def _candidates(self) -> tuple[list[Waiting], list[Running]]:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        usual_s = usual_run_s(self._jobs.values())
+        waiting = [waiting_of(self._jobs[job], wall, max(0.0, due - now), usual_s) for job, due in self._due.items()]
+        return waiting, [running_of(job, wall, usual_s) for job in self._jobs.values() if job.state in ACTIVE]
 
     # --- the thread that acts ---
 
@@ -143,6 +167,7 @@ class Manager:
         with self._lock:
             for job in self.jobs():
                 self._find_again(job)
+            self._revive(*self._gateways.all())
         wait_s: float | None = 0.0
         while not self._stopped:
             events = self._supervisors.wait(wait_s)
@@ -158,12 +183,18 @@ class Manager:
         """Let go of what is open, after `run` has returned."""
         self._supervisors.close()
 
-    def _turn(self, events: Iterable[Told | Ended]) -> float | None:
+    def _turn(self, events: Iterable[Event]) -> float | None:
         """See to what happened, and start what may start; how long to sleep then, in seconds."""
-        tasks = [*map(self._task_of, events), *self._unfinished]
+        ended = [event.folder for event in events if isinstance(event, GatewayEnded)]
+        self._revive(*ended)
+        tasks = [*map(self._task_of, (one for one in events if not isinstance(one, GatewayEnded))), *self._unfinished]
         self._unfinished = []
         self._unfinished += [task for task in tasks if not self._carried_out(*task)]
-        started = [self._carried_out(self._start, job) for job in self.queue().start]
+        decided = self.queue()
+        started = [self._carried_out(partial(self._start, decided), job) for job in decided.start]
+        self._share()
+        for gateway in self._gateways.all():
+            self._supervisors.watch_gateway(gateway)
         now = self._clock.monotonic()
         delays = [due - now for due in self._due.values() if due > now]
         return min([*delays, *([RETRY_S] if self._unfinished or not all(started) else [])], default=None)
@@ -186,9 +217,9 @@ class Manager:
 
     # --- a job's life ---
 
-    def _start(self, job: Job) -> None:
-        """Store that it starts, and only then start it."""
-        self._change(job, State.STARTING, run=job.run + 1, abort=False, supervisor=None)
+    def _start(self, decided: Admission, job: Job) -> None:
+        """Store that it starts, and why now, and only then start it."""
+        self._change(job, State.STARTING, decided.why(job.id), run=job.run + 1, abort=False, supervisor=None)
         del self._due[job.id]
         self._unfinished.append((self._spawn, job.id))
         self._supervisors.wake()
@@ -227,6 +258,21 @@ class Manager:
             self._store_as(job, supervisor=supervisor)
         self._watch(self._jobs[job.id])
 
+    def _revive(self, *gateways: GatewayFolder) -> None:
+        """Have a gateway that died started again where it was, in a thread: it takes a second, and the jobs that ask it
+        wait meanwhile."""
+        for gateway in gateways:
+            if gateway.process() is None and any(job.state in ACTIVE for job in self._jobs.values()):
+                self._say(f"the gateway {gateway.path.name} ended, and is started again")
+                threading.Thread(target=self._start_again, args=(gateway,), daemon=True).start()
+
+    def _start_again(self, gateway: GatewayFolder) -> None:
+        try:
+            gateway.started()
+        except (SageError, OSError) as error:
+            self._say(f"the gateway {gateway.path.name} cannot be started: {error}")
+        self._supervisors.wake()
+
     def _watch(self, job: Job) -> None:
         """Be told when its supervisor ends; and pass on to it that it was told to stop."""
         if job.supervisor is None or not self._supervisors.watch(job.id, job.supervisor):
@@ -250,6 +296,17 @@ class Manager:
         """After the manager was started: what became of a job that was under way?"""
         if job.state in ACTIVE:
             self._unfinished.append((self._watch if job.supervisor is not None else self._spawn, job.id))
+
+    def _share(self) -> None:
+        """Tell those that run how many records each may have in flight, where that has changed."""
+        running = {job.id: job for job in self._jobs.values() if job.state in ACTIVE}
+        most = {job.id: own for job in running.values() if (own := job.max_in_flight or job.spec.max_in_flight)}
+        found = shares({job.id: job.spec.weight for job in running.values()}, most, self.capacity)
+        for job, share in found.items():
+            if self._shares.get(job) != share:
+                with suppress(OSError):  # no room: the share of a moment ago stays, and every change is tried anew
+                    write_json(self._folder.job(job).share, {"max_in_flight": share}, durable=False)
+        self._shares = found
 
     # --- commands ---
 
@@ -310,9 +367,6 @@ class Manager:
         self._store.put(changed)
         self._jobs[job.id] = changed
 
-    def _running(self) -> int:
-        return sum(1 for job in self._jobs.values() if job.state in ACTIVE)
-
     def _due_at(self, job: Job) -> float:
         """When its start delay is over, on the monotonic clock; a wall clock that jumped cannot make it longer."""
         delay_s = 0.0 if job.changes else job.spec.start_delay_s  # one that was resumed does not wait again
@@ -328,14 +382,17 @@ def _completed(spec: JobSpec) -> JobSpec:
         if not stat.S_ISREG(os.stat(spec.file).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", spec.file)
         with open(spec.file, "rb") as file:
-            return replace(spec, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            return replace(spec, sha256=hashlib.file_digest(file, "sha256").hexdigest(), user=spec.user or _this_user())
     except OSError as error:
         what = f"a path of the job cannot be used ({error.strerror})"
         raise UsageError("E145", what, at="file or folder", got=error.filename) from error
 
 
-def _pending_since(job: Job) -> float:
-    return job.changes[-1].at if job.changes else job.submitted_at
+def _this_user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # it has no name, as in some containers
+        return str(os.geteuid())
 
 
 def _tail(folder: JobFolder) -> str:

@@ -25,7 +25,9 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 _SUMMARY = {
     "id": _ID, "name": _TEXT, "state": {"type": "string", "enum": [str(state) for state in State]}, "reason": _TEXT,
-    "position": _or_null(_COUNT), "priority": _COUNT, "submitted_at": _NUMBER, "run": _COUNT,
+    "position": _or_null(_COUNT), "urgency": _or_null(_NUMBER), "starts_in_s": _or_null(_NUMBER),
+    "user": _TEXT, "priority": _COUNT,
+    "submitted_at": _NUMBER, "run": _COUNT,
     "elapsed_s": _or_null(_NUMBER), "read": _or_null(_COUNT), "written": _or_null(_COUNT),
     "dead_lettered": _or_null(_COUNT), "stalled": _or_null(_TEXT), "silent_s": _or_null(_NUMBER),
 }  # fmt: skip
@@ -34,23 +36,29 @@ _SPEC = {
     "pipeline": _or_null(_TEXT), "engine": {"type": "string", "enum": ["local"]}, "processes": _or_null(_COUNT),
     "dead_letters": _or_null(_TEXT), "job_dir": _or_null(_TEXT), "max_dead_letters": _or_null(_COUNT), "append": _FLAG,
     "priority": {"type": "integer", "minimum": 0, "maximum": BANDS - 1, "default": DEFAULT_BAND},
-    "start_delay_s": _NUMBER, "python": _TEXT,
+    "start_delay_s": _NUMBER, "user": _TEXT, "weight": _NUMBER, "processors": _NUMBER, "memory_bytes": _COUNT,
+    "places": _COUNT, "max_in_flight": _or_null(_COUNT), "shared_endpoints": _FLAG, "python": _TEXT,
 }  # fmt: skip
 _SCHEMAS = {
     "Manager": _object(
         {"pid": _COUNT, "version": _TEXT, "folder": _TEXT, "up_s": _NUMBER, "max_running": _COUNT, "running": _COUNT,
-         "jobs": {"type": "object", "additionalProperties": _COUNT}}
+         "capacity": _OBJECT, "jobs": {"type": "object", "additionalProperties": _COUNT}}
     ),
     "JobSummary": _object(_SUMMARY),
     "JobList": _object({"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/JobSummary"}}}),
     "Job": _object(
         _SUMMARY
-        | {"spec": _object(_SPEC | {"sha256": _TEXT}), "folder": _TEXT, "log": _TEXT, "process": _or_null(_COUNT),
+        | {"spec": _object(_SPEC | {"sha256": _TEXT}), "max_in_flight": _or_null(_COUNT),
+           "folder": _TEXT, "log": _TEXT, "process": _or_null(_COUNT),
            "changes": {"type": "array", "items": _OBJECT}, "figures": _or_null(_OBJECT),
            "results": {"type": "array", "items": _OBJECT}}
     ),
     "JobSpec": {
         "type": "object", "required": ["file", "folder"], "properties": _SPEC | {"id": _ID},
+        "additionalProperties": False,
+    },
+    "Limit": {
+        "type": "object", "required": ["max_in_flight"], "properties": {"max_in_flight": _or_null(_COUNT)},
         "additionalProperties": False,
     },
     "LogPiece": _object({"text": _TEXT, "next_offset": _COUNT, "ended": _FLAG}),

@@ -20,7 +20,14 @@ def outcome_of(run: RunFolder) -> tuple[State, str]:
     if end is None:
         what = "the processes of the job are gone, and left no word about how it ended"
         return State.LOST, str(HostError("E820", what, at=str(run.path)))
-    code, stopped = end
+    if end.memory_bytes:
+        return State.FAILED, str(
+            HostError(
+                "E824", "the job used more memory than it may, and was ended", at=str(run.path),
+                got=f"{end.memory_bytes / 1e6:,.0f} MB", try_="sage job submit --memory, with more",
+            )
+        )  # fmt: skip
+    code, stopped = end.code, end.stopped
     error = next((result["error"]["text"] for result in reversed(run.read_results()) if result.get("error")), None)
     if error is not None:
         return State.FAILED, error

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sage.jobs.endpoints import GatewayFolder
 from sage.jobs.folder import JobFolder, private
 from sage.processes import Process
 
@@ -33,12 +34,23 @@ class Ended:
     job: str
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayEnded:
+    """The gateway in this folder is gone."""
+
+    folder: GatewayFolder
+
+
+Event = Told | Ended | GatewayEnded
+
+
 class Supervisors:
     """Belongs to one thread; `wake` may be called from any, and from a signal handler."""
 
     def __init__(self) -> None:
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._selector = selectors.DefaultSelector()
+        self._gateways: set[Process] = set()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
 
@@ -62,9 +74,17 @@ class Supervisors:
         self._selector.register(fd, selectors.EVENT_READ, lambda: self._ended(job, fd))
         return True
 
-    def wait(self, timeout_s: float | None) -> list[Told | Ended]:
+    def watch_gateway(self, gateway: GatewayFolder) -> None:
+        """Have `wait` tell when it ends, if it lives and nobody does already."""
+        process = gateway.process()
+        if process is None or process in self._gateways or (fd := process.open()) is None:
+            return
+        self._gateways.add(process)
+        self._selector.register(fd, selectors.EVENT_READ, lambda: self._gateway_ended(gateway, process, fd))
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
         """What has happened; empty when the time is over, or at `wake`."""
-        ready: list[Callable[[], Told | Ended | None]] = [key.data for key, _ in self._selector.select(timeout_s)]
+        ready: list[Callable[[], Event | None]] = [key.data for key, _ in self._selector.select(timeout_s)]
         return [event for look in ready if (event := look()) is not None]
 
     def wake(self) -> None:
@@ -97,6 +117,12 @@ class Supervisors:
         if message.get("supervisor", {}).get("pid") != started.pid:
             self._started.pop(job).wait()  # it has nothing more to do
         return Told(job, message)
+
+    def _gateway_ended(self, gateway: GatewayFolder, process: Process, fd: int) -> GatewayEnded:
+        self._selector.unregister(fd)
+        os.close(fd)
+        self._gateways.discard(process)
+        return GatewayEnded(gateway)
 
     def _ended(self, job: str, fd: int) -> Ended:
         self._selector.unregister(fd)

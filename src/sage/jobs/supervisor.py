@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,12 +22,15 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sage.errors import HostError, SageError
-from sage.jobs.folder import JobFolder, RunFolder, locked, read_json, storing, write_json
-from sage.processes import MARK, descendants, this_process
+from sage.jobs.endpoints import shared
+from sage.jobs.folder import End, JobFolder, RunFolder, locked, read_json, storing, write_json
+from sage.processes import MARK, descendants, memory_bytes, this_process
+from sage.settings import inherit
 
 ABORT_GRACE_S = 10.0
 """From the request to end at once until everything is killed."""
@@ -35,6 +39,12 @@ KILL_GRACE_S = 5.0
 NOT_STARTED = 127
 MOST_RESTARTS = 5
 """Of a run that is killed and has a job directory; then somebody should look."""
+LOOK_EVERY_S = 0.25
+"""At the memory of a job that has a limit."""
+WEIGHT_OF_NICE = 1.25
+"""What one step of nice is worth, in shares of a processor (Linux's own table)."""
+OOM_SCORE = 300
+"""Where the machine's memory runs out, the system ends jobs before the manager, their supervisors and the terminal."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
 
@@ -62,49 +72,59 @@ def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
         return
     run.reserve()
     write_json(run.supervisor, asdict(this_process()))
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    os.putenv(MARK, str(folder.path))
     spec = read_json(folder.spec) or {}
-    _tell({"supervisor": asdict(this_process())})
-    code, stopped = _run_it(folder, run, spec, lock)
+    with shared(folder.state, folder.path.name, spec) as variables:
+        _tell({"supervisor": asdict(this_process())})  # who is told can see the gateway
+        inherit(variables)  # what was started up to here is not the job's own
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        os.putenv(MARK, str(folder.path))
+        run.write_end(_run_to_the_end(folder, run, spec, lock))
+
+
+def _run_to_the_end(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> End:
+    end = _run_it(folder, run, spec, lock)
     for _ in range(MOST_RESTARTS if spec.get("job_dir") else 0):
-        if code >= 0 or stopped:
+        if end.code >= 0 or end.stopped or end.memory_bytes:
             break
-        code, stopped = _run_it(folder, run, spec, lock)  # it was killed, and goes on
-    run.write_end(code, stopped=stopped)
+        end = _run_it(folder, run, spec, lock)  # it was killed, and goes on
+    return end
 
 
-def _run_it(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> tuple[int, bool]:
-    """The exit code of the process that runs the pipeline, and whether it was told to stop."""
+def _run_it(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> End:
+    """Run the pipeline once, in a process of its own."""
     try:
         child = subprocess.Popen(
             [spec.get("python") or sys.executable, "-u", "-P", "-m", "sage", "job", "execute", str(run.path)],
             cwd=spec["folder"], stdin=subprocess.DEVNULL, stdout=2, stderr=2, pass_fds=[lock],
-            preexec_fn=_in_child,  # noqa: PLW1509 -- this process has one thread
+            preexec_fn=partial(_in_child, spec.get("weight", 1.0)),  # noqa: PLW1509 -- this process has one thread
         )  # fmt: skip
     except (OSError, KeyError) as error:
         refused = HostError("E821", "the job cannot be started", at=str(folder.path), got=str(error))
         run.add_result(json.dumps({"error": {"code": refused.code, "text": str(refused)}}))
-        return NOT_STARTED, False
-    code, stopped = _Watch(child.pid).to_the_end()
-    child.returncode = code  # it was waited for
-    return code, stopped
+        return End(NOT_STARTED, stopped=False)
+    end = _Watch(child.pid, spec.get("memory_bytes", 0)).to_the_end()
+    child.returncode = end.code  # it was waited for
+    return end
 
 
 class _Watch:
     """One process, until it has ended."""
 
-    def __init__(self, child: int) -> None:
+    def __init__(self, child: int, most_memory_bytes: int) -> None:
         self._child = child
+        self._most_memory_bytes = most_memory_bytes
+        self._memory_bytes = 0
         self._code: int | None = None
         self._told: list[int] = []
         self._kill_at: float | None = None
 
-    def to_the_end(self) -> tuple[int, bool]:
-        """Its exit code, or minus the signal that ended it; and whether it had been told to stop."""
+    def to_the_end(self) -> End:
+        """See it to its end."""
         while self._code is None:
-            received = _next_signal(self._kill_at)
-            if received is None:
+            received = _next_signal(self._until())
+            if received is None and (self._kill_at is None or time.monotonic() < self._kill_at):
+                self._look_at_memory()
+            elif received is None:
                 _kill(descendants(os.getpid()))
                 self._kill_at = time.monotonic() + KILL_GRACE_S
             elif received == signal.SIGCHLD:
@@ -112,7 +132,22 @@ class _Watch:
             else:
                 self._stop(at_once=received == signal.SIGUSR1)
         self._end_the_rest()
-        return self._code, bool(self._told)
+        return End(self._code, bool(self._told), self._memory_bytes)
+
+    def _until(self) -> float | None:
+        """When there is something to do, if no signal comes."""
+        if not self._most_memory_bytes or self._memory_bytes:
+            return self._kill_at
+        look_at = time.monotonic() + LOOK_EVERY_S
+        return look_at if self._kill_at is None else min(look_at, self._kill_at)
+
+    def _look_at_memory(self) -> None:
+        """Of all its processes. What uses too much gets no time to end in order: it would take more."""
+        processes = descendants(os.getpid())
+        used = memory_bytes(processes)
+        if used > self._most_memory_bytes:
+            self._memory_bytes = used
+            _kill(processes)
 
     def _stop(self, *, at_once: bool) -> None:
         """Two different signals: two of the same kind may arrive as one."""
@@ -154,9 +189,13 @@ def _kill(pids: list[int], number: int = signal.SIGKILL) -> None:
             os.kill(pid, number)
 
 
-def _in_child() -> None:
+def _in_child(weight: float) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(PermissionError):  # only root may be more than others
+        os.setpriority(os.PRIO_PROCESS, 0, max(-20, min(19, round(-math.log(weight, WEIGHT_OF_NICE)))))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE))
 
 
 def _prctl(option: int, value: int) -> None:
