@@ -1,6 +1,7 @@
 """Bands in virtual time: what the balancer keeps free for the higher one, and what it owes the lower one."""
 
-from sage.llm.balancer import HOLD_S, Balancer, Grant, Outcome, Ticket
+from sage.llm.balancer import HOLD_S, Balancer, Grant, Outcome
+from sage.llm.turns import Ticket
 
 
 def ticket(band: int) -> Ticket:

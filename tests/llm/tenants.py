@@ -6,8 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sage.llm.balancer import Balancer, Grant, Outcome, Ticket
+from sage.llm.balancer import Balancer, Grant, Outcome
 from sage.llm.simulated import Engine, Profile, Request
+from sage.llm.turns import Ticket
 
 PROMPT_TOKENS = 20
 HEARD_S = 0.002

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage.errors import EndpointBusy
-from sage.llm.balancer import Balancer, Grant, Outcome, Ticket
+from sage.llm.balancer import Balancer, Grant, Outcome
 from sage.llm.breaker import FAILURES, Breaker
+from sage.llm.turns import Ticket
 
 HERE, THERE = "http://here/v1", "http://there/v1"
 
@@ -274,6 +275,31 @@ def test_twice_the_weight_is_twice_the_tokens() -> None:
         desk.wait(Ticket(100, job="two", weight=2))
     served = run_for(desk, 60_000)
     assert served["two"] / served["one"] == pytest.approx(2, rel=0.03)
+
+
+def test_a_tenants_jobs_share_what_the_tenant_gets() -> None:
+    """However many jobs it has, and whatever each of them sends."""
+    desk = balancer(most=4)
+    for _ in range(1000):
+        desk.wait(Ticket(100, job="only", tenant="one"))
+        desk.wait(Ticket(100, job="small", tenant="two"))
+        for _ in range(3):
+            desk.wait(Ticket(400, job="large", tenant="two"))
+    served = run_for(desk, 80_000)
+    assert served["only"] / served.total() == pytest.approx(0.5, abs=0.03)
+    assert served["small"] / served["large"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_wait_counts_the_jobs_of_ones_own_tenant() -> None:
+    desk = balancer()
+    for job in ("a", "b"):
+        for _ in range(20):
+            desk.wait(Ticket(100, job=job, tenant="one"))
+    for _ in range(20):
+        desk.wait(Ticket(100, job="c", tenant="two"))
+    run_for(desk, 600)  # one request a second
+    assert desk.wait_s(Ticket(100, job="new", tenant="one"), 6.0) == pytest.approx(6, rel=0.4), "a, b, and three of c"
+    assert desk.wait_s(Ticket(100, job="new", tenant="two"), 6.0) == pytest.approx(4, rel=0.4), "c, and two of one"
 
 
 def test_the_higher_band_goes_first_and_the_lower_one_gets_its_reserve() -> None:

@@ -25,8 +25,8 @@ from sage.gateway.faults import Refusal, of_endpoints
 from sage.gateway.figures import Figures
 from sage.gateway.health import Health
 from sage.gateway.requests import Asked, Labels
-from sage.llm.balancer import Ticket
 from sage.llm.pool import EndpointPool
+from sage.llm.turns import Ticket
 
 BODY_TIMEOUT_S = 30.0
 """For the whole body of a request to come."""
@@ -121,11 +121,12 @@ class Serving:
             return await exchange.fail(of_endpoints(error, pool.wait_s(ticket)))
 
     def _ticket(self, asked: Asked, caller: Caller, job: str) -> Ticket:
-        """Turns are the tenant's; on a gateway without keys, the job's."""
+        """Tenants take turns, and the jobs of each; on a gateway without keys, the jobs."""
         return Ticket(
             asked.prompt_tokens + asked.answer_tokens,
             asked.prompt_tokens,
-            caller.tenant or job,
+            job,
+            caller.tenant,
             asked.prefix if self._config.prefix_affinity else "",
             weight=caller.weight,
             band=caller.priority,

@@ -3,7 +3,8 @@
 ::
 
     pool.py     EndpointPool: several endpoints as one; waits, chooses, fails over
-    balancer.py whose turn it is, and at which endpoint; breaker.py: whether it may be asked now
+    turns.py    whose turn it is
+    balancer.py at which endpoint, and how many at once; breaker.py: whether it may be asked now
     drain.py    how quickly those that wait are sent; headroom.py: how many run without one waiting in the endpoint
     client.py   ChatClient: opens, asks, checks, closes
     answer.py   one answer as it arrives, its timeouts and limits

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LOOKS = 4
-"""So many in a row have to say the same; of a trial, `TRIED` say enough."""
-TRIED = 2
+LOOKS, SURE_LOOKS = 4, 2
+"""So many in a row have to say the same; fewer where we saw ourselves that in no moment all requests ran."""
 LOOK_S = 1.0
 BELIEVED_S = 3.0
 """For so long what the endpoint said of itself counts."""
@@ -38,6 +38,7 @@ class Look(NamedTuple):
 
     running: float
     waiting: float
+    sure: bool = True
 
     @property
     def crowded(self) -> bool:
@@ -90,15 +91,19 @@ class Headroom:
         window, told = self._window, self._told
         if now - self._told_at > BELIEVED_S:
             return Look(window.running, window.waiting)
-        return Look(told.running, min(told.waiting, window.unknown))
+        return Look(told.running, min(told.waiting, window.unknown), window.waiting > 0)
 
     def _see(self, now: float, look: Look) -> None:
         self._looks.append(look)
-        crowded = [each.crowded for each in self._looks]
-        if len(crowded) >= (TRIED if self._trying else LOOKS) and all(crowded[-TRIED:] if self._trying else crowded):
+        sure = self._all(SURE_LOOKS, lambda each: each.crowded and each.sure)
+        if sure or self._all(LOOKS, lambda each: each.crowded):
             self._be_crowded(now, look.running, look.running + look.waiting)
-        elif len(crowded) == LOOKS and not any(crowded):
+        elif self._all(LOOKS, lambda each: not each.crowded):
             self._be_clear(now, max(each.running for each in self._looks))
+
+    def _all(self, count: int, says: Callable[[Look], bool]) -> bool:
+        """So many looks have been taken, and the last of them say so."""
+        return len(self._looks) >= count and all(map(says, list(self._looks)[-count:]))
 
     def _be_crowded(self, now: float, running: float, in_flight: float) -> None:
         binds = in_flight <= self.ceiling + 0.5

@@ -12,8 +12,9 @@ from typing import Any, Protocol, Self, TypeVar
 
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineError, RecordError
 from sage.llm.answer import Answer
-from sage.llm.balancer import MOST_WAITING, Balancer, EndpointSnapshot, Grant, Outcome, Ticket
+from sage.llm.balancer import Balancer, EndpointSnapshot, Grant, Outcome
 from sage.llm.client import ChatClient, StreamedAnswer
+from sage.llm.turns import MOST_WAITING, Ticket
 from sage.llm.wire import Completion, Message
 from sage.scheduling.limiter import FIRST_LIMIT, MOST
 from sage.settings import Secret
@@ -228,7 +229,9 @@ class EndpointPool:
         """Ask, and get the text as it comes; used like `ChatClient.stream`. Leaving the block early frees its place."""
         characters = sum(len(str(message.get("content", ""))) for message in messages)
         prompt_tokens = characters / CHARACTERS_PER_TOKEN
-        ticket = Ticket(prompt_tokens + (options.get("max_tokens") or USUAL_ANSWER_TOKENS), prompt_tokens, job, prefix)
+        ticket = Ticket(
+            prompt_tokens + (options.get("max_tokens") or USUAL_ANSWER_TOKENS), prompt_tokens, job, prefix=prefix
+        )
         async with self._asked(
             ticket, lambda client: client.stream(messages, **options), PooledAnswer, self._wait_timeout_s, on_turn
         ) as answer:

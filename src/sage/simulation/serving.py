@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sage.llm.balancer import Balancer, Grant, Outcome, Ticket
+from sage.llm.balancer import Balancer, Grant, Outcome
 from sage.llm.simulated.engine import Engine, Request, Running
 from sage.llm.simulated.profile import Profile
+from sage.llm.turns import Ticket
 from sage.scheduling.limiter import Flight
 from sage.simulation.agenda import Agenda
 from sage.simulation.task import Task
