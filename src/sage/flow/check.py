@@ -85,7 +85,23 @@ def _option_problems(step: Step) -> Iterator[PipelineError]:
             complaint = _VALUES[option](value)
             if complaint:
                 yield PipelineError("E216", f"bad value for {option}", at=_at(step), got=value, expected=complaint)
-    yield from _adaptive_problems(step, {**brought, **step.options}.get("concurrency"))
+    options = {**brought, **step.options}
+    yield from _adaptive_problems(step, options.get("concurrency"))
+    yield from _replica_problems(step, options)
+
+
+def _replica_problems(step: Step, options: Mapping[str, Any]) -> Iterator[PipelineError]:
+    if options.get("parallelism") != ADAPTIVE:
+        return
+    if step.kind not in CALLS or (callable(step.operator) and is_coroutine(call_of(step.operator))):
+        yield PipelineError(
+            "E216", "only replicas of a blocking function can be adaptive", at=_at(step), got=step.operator,
+            expected="a number", try_="concurrency='adaptive', for an async function",
+        )  # fmt: skip
+    elif "concurrency" in options:
+        yield PipelineError(
+            "E216", "adaptive parallelism is how many calls there are", at=_at(step), try_="leave concurrency out"
+        )
 
 
 def _adaptive_problems(step: Step, concurrency: object) -> Iterator[PipelineError]:
@@ -97,7 +113,7 @@ def _adaptive_problems(step: Step, concurrency: object) -> Iterator[PipelineErro
             at=_at(step),
             got=step.operator,
             expected="a number of threads",
-            try_="concurrency=8, or async def",
+            try_="parallelism='adaptive', concurrency=8, or async def",
         )
 
 
@@ -106,7 +122,7 @@ def _count(value: Any) -> str | None:
     return None if ok else "a whole number from 1 to 1,000,000"
 
 
-def _concurrency(value: Any) -> str | None:
+def _count_or_adaptive(value: Any) -> str | None:
     if isinstance(value, str) and value == ADAPTIVE:
         return None
     complaint = _count(value)
@@ -139,8 +155,8 @@ def _resources(value: Any) -> str | None:
 
 _VALUES: Mapping[str, Callable[[Any], str | None]] = {
     "batch_size": _count,
-    "concurrency": _concurrency,
-    "parallelism": _count,
+    "concurrency": _count_or_adaptive,
+    "parallelism": _count_or_adaptive,
     "durable": lambda value: None if isinstance(value, bool) else "True or False",
     "retries": _retries,
     "timeout_s": _seconds,

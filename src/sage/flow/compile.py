@@ -16,6 +16,8 @@ ASYNC_CONCURRENCY = 64
 """Calls in flight of an async step that asks for no number."""
 MOST_ADAPTIVE_CONCURRENCY = 4096
 """What an adaptive step never exceeds."""
+MOST_REPLICAS = 64
+"""Threads of a step with adaptive parallelism at most."""
 ADAPTIVE_CAPACITY = 512
 """Records in the inbox of an adaptive step: so many calls can be started at once, before the source is asked."""
 LONGEST_CHAIN = 64
@@ -84,6 +86,8 @@ def _plan(step: Step) -> StepPlan:
     options = _options(step)
     is_async = step.kind in CALLS and is_coroutine(call_of(operator))
     concurrency = options.get("concurrency", ASYNC_CONCURRENCY if is_async else 1)
+    parallelism = options.get("parallelism", 1)
+    replicated = parallelism == ADAPTIVE
     adaptive = concurrency == ADAPTIVE
     return StepPlan(
         name=step.name,
@@ -92,14 +96,14 @@ def _plan(step: Step) -> StepPlan:
         inputs=step.inputs,
         is_async=is_async,
         batch_size=options.get("batch_size"),
-        concurrency=MOST_ADAPTIVE_CONCURRENCY if adaptive else concurrency,
-        parallelism=options.get("parallelism", 1),
+        concurrency=MOST_REPLICAS if replicated else MOST_ADAPTIVE_CONCURRENCY if adaptive else concurrency,
+        parallelism=1 if replicated else parallelism,
         durable=options.get("durable", False),
         retries=options.get("retries", 0),
         timeout_s=options.get("timeout_s"),
         on_error=options.get("on_error", "dead_letter"),
         resources=options.get("resources", {}),
-        adaptive=adaptive,
+        adaptive=adaptive or replicated,
     )
 
 
@@ -135,7 +139,7 @@ class _Draft:
     def plan(self) -> TaskPlan:
         head, mode = self.head, self.mode
         take = head.batch_size or (1 if mode in (Mode.THREADS, Mode.ASYNC) else RECORDS_PER_BATCH)
-        if head.adaptive:
+        if head.adaptive and head.is_async:
             capacity = ADAPTIVE_CAPACITY * take * head.parallelism
         elif mode in (Mode.THREADS, Mode.ASYNC) or head.batch_size:
             capacity = max(2 * take * head.concurrency * head.parallelism, 32)

@@ -22,8 +22,9 @@ class StepOptions(TypedDict, total=False):
     concurrency: int | Literal["adaptive"]
     """Calls in flight per instance: coroutines for async operators (default 64), threads for others (default 1).
     ``"adaptive"`` (async operators only): as many as do best, found while it runs."""
-    parallelism: int
-    """Instances, each with its own copy of the operator (default 1)."""
+    parallelism: int | Literal["adaptive"]
+    """Instances, each with its own copy of the operator (default 1). ``"adaptive"`` (functions that block): threads of
+    one process, as many as bring something, found while it runs."""
     durable: bool
     """Results of this step cost money: a run with a job directory keeps them, and no call is made again for them."""
     retries: int

@@ -21,12 +21,13 @@ from sage.runtime.inbox import Inbox, Supply
 from sage.runtime.keys import KeyStage, ReduceStage
 from sage.runtime.placement import edges_into
 from sage.runtime.reading import SourceStage
+from sage.runtime.replicas import Replicas
 from sage.runtime.routes import RouteStage, UnionStage
 from sage.runtime.routing import Connection, EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage, Target
 from sage.runtime.stats import StepStats
 from sage.runtime.terminals import CollectStage, SinkStage
-from sage.runtime.worker import HeldOutput, OrderedTurns, ThreadWorker, inbox_body, source_body
+from sage.runtime.worker import HeldOutput, OrderedTurns, ThreadWorker, inbox_body, replica_body, source_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,31 @@ class _Assembler:
 
     def _make_workers(self, task: TaskPlan, instance: int) -> list[Worker]:
         count = workers_of(task, self._graph)
+        if task.mode is Mode.THREADS and self._graph.steps[task.name].adaptive:
+            return self._make_replicas(task, instance, count)
         shared = {step: self._share(self._graph.steps[step], instance, count) for step in task.steps}
         if task.mode is Mode.ASYNC:
             return [self._make_async(task, instance, shared[task.name])]
         turns = None
         if task.mode is Mode.THREADS and task.ordered:
-            turns = OrderedTurns(self._wiring.inbox(task, instance), task.take, full=task.take > 1)
+            turns = self._turns(task, instance)
         return [self._make_thread(task, instance, number, shared, turns) for number in range(count)]
+
+    def _make_replicas(self, task: TaskPlan, instance: int, count: int) -> list[Worker]:
+        """A thread for each replica that there may be, each with its own copy of the operator."""
+        context = self._wiring.context
+        replicas = Replicas(count, context.control, context.clock)
+        turns = self._turns(task, instance) if task.ordered else None
+        plan = self._graph.steps[task.name]
+        return [
+            self._make_thread(
+                task, instance, number, {task.name: self._share(plan, number, 1)}, turns, replicas=replicas
+            )
+            for number in range(count)
+        ]
+
+    def _turns(self, task: TaskPlan, instance: int) -> OrderedTurns:
+        return OrderedTurns(self._wiring.inbox(task, instance), task.take, full=task.take > 1)
 
     def _share(self, plan: StepPlan, instance: int, workers: int) -> SharedOperator:
         calls = plan.kind in (Kind.MAP, Kind.FLAT_MAP, Kind.FILTER, Kind.KEY_BY, Kind.ORDER_BY)
@@ -156,6 +175,8 @@ class _Assembler:
         number: int,
         shared: Mapping[str, SharedOperator],
         turns: OrderedTurns | None,
+        *,
+        replicas: Replicas | None = None,
     ) -> ThreadWorker:
         name = _worker_name(task, instance, number)
         context = self._wiring.context_of(name)
@@ -173,16 +194,24 @@ class _Assembler:
         if not ordered:  # a record that fails in a fused run leaves it before its neighbours
             for run in fused_runs(list(stages.values())):
                 head = run.stand_in(list(stages.values()), head)
+        replica = replicas.replica(number, list(stages.values())) if replicas is not None else None
         if isinstance(first, SourceStage):
             body = source_body(first)
         elif turns is not None:
-            body = turns.body(first, held, context.ledger)
+            body = turns.body(first, held, context.ledger, replica)
         else:
             several = task.mode is Mode.THREADS
             supply = self._wiring.inbox(task, instance) if several else self._wiring.supply(task, instance, name)
             full = self._graph.steps[task.name].batch_size is not None
-            body = inbox_body(head, supply, task.take, context.ledger, full=full)
-        return ThreadWorker(name, task.name, list(stages.values()), body, context.control, first=number == 0)
+            body = (
+                inbox_body(head, supply, task.take, context.ledger, full=full)
+                if replica is None
+                else replica_body(head, supply, task.take, context.ledger, replica, full=full)
+            )
+        opens = replica is None or number == 0
+        return ThreadWorker(
+            name, task.name, list(stages.values()), body, context.control, first=number == 0, opens=opens
+        )
 
     def _make_stage(self, task: TaskPlan, plan: StepPlan, context: RuntimeContext, shared: SharedOperator) -> Stage:
         match plan.kind:

@@ -12,6 +12,7 @@ from sage.runtime.inbox import Inbox, Supply
 from sage.runtime.ledger import Ledger
 from sage.runtime.order import OrderGate
 from sage.runtime.reading import SourceStage
+from sage.runtime.replicas import Replica
 from sage.runtime.stage import Stage, Target
 
 
@@ -38,12 +39,22 @@ class ThreadWorker:
     """One thread that opens its stages, waits for the start, runs `body`, and closes its stages."""
 
     def __init__(
-        self, name: str, task: str, stages: Sequence[Stage], body: Callable[[], None], control: Control, *, first: bool
+        self,
+        name: str,
+        task: str,
+        stages: Sequence[Stage],
+        body: Callable[[], None],
+        control: Control,
+        *,
+        first: bool,
+        opens: bool = True,
     ) -> None:
+        """Unless it `opens` its stages, the `body` does that."""
         self.name = name
         self.task = task
         self.first = first
         self._stages = stages
+        self._to_open = stages if opens else ()
         self._body = body
         self._control = control
         self._go = threading.Event()
@@ -67,7 +78,7 @@ class ThreadWorker:
     def _run(self, tell: Tell) -> None:
         error: BaseException | None = None
         try:
-            for stage in self._stages:
+            for stage in self._to_open:
                 self._control.check()
                 stage.open()
             tell(Opened(self.name))
@@ -101,6 +112,26 @@ def inbox_body(head: Target, inbox: Supply, take: int, ledger: Ledger, *, full: 
     return run
 
 
+def replica_body(
+    head: Target, inbox: Supply, take: int, ledger: Ledger, replica: Replica, *, full: bool
+) -> Callable[[], None]:
+    """Like `inbox_body`, while `replica` is wanted."""
+
+    def run() -> None:
+        while replica.wait_wanted():
+            batch = inbox.take(take, full=full)
+            if batch is None:
+                break
+            replica.begin()
+            head.push(batch)
+            replica.end(len(batch))
+            ledger.publish()
+        replica.end_all()
+        head.finish()
+
+    return run
+
+
 class OrderedTurns:
     """Shared by the threads of an ordered task: batches leave in the order in which they left the inbox, key by key."""
 
@@ -112,21 +143,29 @@ class OrderedTurns:
         self._entering = threading.Lock()
         self._leaving = threading.Lock()
 
-    def body(self, head: Stage, held: Sequence[HeldOutput], ledger: Ledger) -> Callable[[], None]:
-        """Like `inbox_body`; `head` must emit into `held` only."""
+    def body(
+        self, head: Stage, held: Sequence[HeldOutput], ledger: Ledger, replica: Replica | None = None
+    ) -> Callable[[], None]:
+        """Like `inbox_body`, or `replica_body`; `head` must emit into `held` only."""
 
         def run() -> None:
-            while True:
+            while replica is None or replica.wait_wanted():
                 with self._entering:
                     batch = self._inbox.take(self._take, full=self._full)
                     if batch is None:
                         break
                     with self._leaving:
                         turn = self._gate.enter(batch.keys or ())
+                if replica is not None:
+                    replica.begin()
                 head.push(batch)
+                if replica is not None:
+                    replica.end(len(batch))
                 ledger.publish()  # another thread may send on what is held here
                 with self._leaving:
                     self._gate.leave(turn, _all(output.release() for output in held))
+            if replica is not None:
+                replica.end_all()
             head.finish()
 
         return run

@@ -1,0 +1,112 @@
+"""How many replicas of a blocking step work at once: as many as bring something, found by feedback.
+
+A limiter (`sage.scheduling.limiter`) sees how many records end in what time with so many at work. Waiting overlaps, so
+a step that waits gets more; computing does not, where Python computes on one thread at a time, so such a step gets
+fewer, down to one. While nothing waits before the step nothing is learned, and nobody is added. Never fewer than one,
+so no step starves; never more than the records that the run may have in flight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from sage.clock import Clock
+from sage.runtime.control import Control
+from sage.runtime.stage import Stage
+from sage.scheduling.limiter import AdaptiveLimit, Flight
+
+
+class Replicas:
+    """Of one instance of a task; shared by its threads."""
+
+    def __init__(self, most: int, control: Control, clock: Clock) -> None:
+        self._limiter = AdaptiveLimit(most=most, streamed=False)
+        self._limit = self._limiter.limit
+        self._control = control
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._more = threading.Condition(self._lock)
+        self._over = False
+        control.on_abort(self._wake)
+
+    @property
+    def limit(self) -> int:
+        """So many may be at work."""
+        return self._limit
+
+    def replica(self, number: int, stages: Sequence[Stage]) -> Replica:
+        """The one with this number, from 0 on; lower ones are used first."""
+        return Replica(self, number, stages)
+
+    def wait_wanted(self, number: int) -> bool:
+        """Wait until this one is to work; False when there is nothing more to do. Raises `Aborted`."""
+        if number < self._limit:
+            return not self._over
+        with self._more:
+            while number >= self._limit and not self._over:
+                self._control.check()
+                self._more.wait()
+            return not self._over
+
+    def begin(self) -> Flight:
+        with self._lock:
+            return self._limiter.begin(self._clock.monotonic())
+
+    def end(self, flight: Flight, records: int) -> None:
+        with self._lock:
+            now = self._clock.monotonic()
+            self._limiter.progress(flight, now, float(records))
+            self._limiter.end(flight, now)
+            limit, self._limit = self._limit, self._limiter.limit
+            if self._limit > limit:
+                self._more.notify_all()
+
+    def end_all(self) -> None:
+        """The input has ended."""
+        with self._more:
+            self._over = True
+            self._more.notify_all()
+
+    def _wake(self) -> None:
+        with self._more:
+            self._more.notify_all()
+
+
+class Replica:
+    """One thread with its own copy of the operator, opened when it is first wanted; the first, before the run."""
+
+    def __init__(self, replicas: Replicas, number: int, stages: Sequence[Stage]) -> None:
+        self._replicas = replicas
+        self._number = number
+        self._stages = stages
+        self._opened = number == 0
+        self._flight: Flight | None = None
+        self._count(int(self._opened))
+
+    def wait_wanted(self) -> bool:
+        """What it did last is done: wait until it is to go on; False at the end."""
+        wanted = self._replicas.wait_wanted(self._number)
+        if wanted and not self._opened:
+            self._opened = True
+            for stage in self._stages:
+                stage.open()
+            self._count(1)
+        return wanted
+
+    def begin(self) -> None:
+        """It has taken a batch."""
+        self._flight = self._replicas.begin()
+
+    def end(self, records: int) -> None:
+        """The batch, of so many `records`, is done."""
+        assert self._flight is not None
+        self._replicas.end(self._flight, records)
+
+    def end_all(self) -> None:
+        """There is nothing more to take."""
+        self._replicas.end_all()
+
+    def _count(self, slots: int) -> None:
+        for stage in self._stages:
+            stage.stats.slots = slots
