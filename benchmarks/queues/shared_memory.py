@@ -20,6 +20,7 @@ from benchmarks.queues.harness import (
     compare,
     ends_of,
     flow,
+    in_processes,
     round_trip_us,
     small_items,
 )
@@ -32,6 +33,7 @@ ARRAY_BYTES = 1_000_000
 ARRAYS_HELD = 64
 """As many as fit in SAGE's queue by its `max_bytes`."""
 TRIPS = 3_000
+_PATIENCE_S = 20.0  # pyzmq ipc hangs in one of twenty runs
 SINGLES = Load(100_000, small_items)
 LISTS = Load(1_000_000, small_items, together=100, warm_up=100_000)
 ARRAYS = Load(500, partial(arrays_of, ARRAY_BYTES), warm_up=100, mark=ends_of)
@@ -88,7 +90,7 @@ def _flows(makers: Makers, load: Load) -> dict[str, Callable[[], float]]:
 
 
 def _flow(make: Callable[[], Ends], load: Load) -> float:
-    return flow(make(), load)
+    return flow(make(), load, partial(in_processes, patience_s=_PATIENCE_S))
 
 
 def _trips(make: Callable[[], Ends]) -> float:

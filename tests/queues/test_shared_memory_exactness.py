@@ -257,69 +257,6 @@ def test_producers_that_race_for_the_last_places(make: Make, maxsize: int, batch
             assert [item % 10_000 for item in got if item // 10_000 == number] == list(range(3_000))
 
 
-# --- the loan of an only consumer ---
-
-AT_HAND = """
-queue = descriptor.open()
-say(queue.get())
-hear()
-say(queue.get())
-hear()
-"""
-
-
-@pytest.mark.usefixtures("patient")
-def test_a_second_consumer_gets_what_the_first_has_at_hand(make: Make) -> None:
-    descriptor, queue = make()
-    queue.put_batch(range(50))
-    with Other(descriptor, AT_HAND) as first:
-        assert first.hear() == "0"
-        assert [queue.get(timeout=DEADLINE_S) for _ in range(9)] == list(range(1, 10))
-        first.say("go on")
-        assert first.hear() == "10"
-        assert queue.get_nowait() == 11
-        assert queue.qsize() == 38
-
-
-@pytest.mark.parametrize("way", ["get_nowait", "get_batch"])
-def test_a_killed_consumer_takes_nothing_that_it_did_not_get(make: Make, way: str) -> None:
-    descriptor, queue = make()
-    queue.put_batch(range(50))
-    with Other(descriptor, AT_HAND) as first:
-        assert first.hear() == "0"
-        first.kill()
-        got = []
-        while len(got) < 49:
-            got += [queue.get(timeout=DEADLINE_S)] if way == "get_nowait" else queue.get_batch(7, timeout=DEADLINE_S)
-        assert got == list(range(1, 50))
-
-
-def test_a_stopped_consumer_keeps_the_others_waiting_but_not_for_ever(make: Make) -> None:
-    descriptor, queue = make()
-    queue.put_batch(range(50))
-    with Other(descriptor, AT_HAND) as first:
-        assert first.hear() == "0"
-        first.send(signal.SIGSTOP)
-        with pytest.raises(Empty):
-            queue.get(timeout=0.05)
-        first.send(signal.SIGCONT)
-        assert queue.get(timeout=DEADLINE_S) == 1
-
-
-@pytest.mark.usefixtures("patient")
-def test_places_are_free_item_by_item(make: Make) -> None:
-    descriptor, queue = make(maxsize=20)
-    queue.put_batch(range(20))
-    with Other(descriptor, AT_HAND) as consumer:
-        assert consumer.hear() == "0"
-        queue.put(20, timeout=DEADLINE_S)
-        with pytest.raises(Full):
-            queue.put_nowait(21)
-        consumer.say("go on")
-        assert consumer.hear() == "1"
-        queue.put(21, timeout=DEADLINE_S)
-
-
 # --- forks ---
 
 

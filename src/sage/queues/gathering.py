@@ -50,6 +50,7 @@ class Gathering:
         self._sent_at = 0.0
         self._linger_s = 0.0
         self._thread: threading.Thread | None = None
+        self._sleeps = False  # the thread, until it is called
         self._ended = False
         self._failed: QueueError | None = None
         self.sent = 0
@@ -117,6 +118,7 @@ class Gathering:
     def end(self, timeout_s: float) -> None:
         """Settle for good, and end the thread. Waits for room for the bytes of what is left. Raises E515 in vain."""
         until = time.monotonic() + timeout_s
+        self._ring.give_back()
         while not self.settle() and self._unsent and (left_s := until - time.monotonic()) > 0:
             self._ring.putting.expect()
             if not self.settle():
@@ -150,11 +152,14 @@ class Gathering:
             bell.expect()
             if self._ended:
                 return
-            if self._held:
-                called = bell.wait(self._linger_s)
-                self.settle()
-            else:
+            self._sleeps = not self._held
+            if self._sleeps:
                 called = bell.wait(None) and not self._held  # else places were reserved: the time begins
+            else:
+                left_s = self._sent_at + self._linger_s - time.monotonic()
+                called = bell.wait(left_s if left_s > 0 else self._linger_s)
+                if called or time.monotonic() - self._sent_at >= self._linger_s:  # else all that waits is younger
+                    self.settle()
             if called and not self._ended:
                 self._ring.give_back()
                 self.settle_server(_SERVER_S)
@@ -166,12 +171,12 @@ class Gathering:
         granted = self._ring.reserve_share(min(count, self._per_frame) if settings.adaptive else count)
         if granted:
             self._linger_s = settings.linger_ms / 1000
-            was_idle = not self._held
             self._held += granted
             self.room = repeat(None, granted)
             if self._thread is None:
                 self.watch()
-            elif was_idle:
+            elif self._sleeps:
+                self._sleeps = False
                 self._peers.bell.ring()
         return granted
 

@@ -1,27 +1,25 @@
 """The getting half of a ring in shared memory.
 
-A process that is the only consumer takes the ring's reading end on loan, with the items of the next frames at hand:
-each step of `Getting.hand` gives an item and stores the word, in one operation of C objects that no other thread can
-interrupt. It returns the loan when the hand is empty, or when another process calls for it.
+A process that is the only consumer takes the ring's reading end on loan, with what is in the next frames at hand: each
+step of a `Hand` gives an item or a list and stores the word, so that no other thread can come between. It returns the
+loan when the hand is empty, or when another process calls for it.
 """
 
 from __future__ import annotations
 
 import mmap
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
-from sage.queues.frames import Frame, Spoiled, pack_many, unpack, unpack_each, unpack_list
+from sage.queues.frames import Frame, pack_many, unpack_list
 from sage.queues.peers import Peers
+from sage.queues.ring_hand import Hand
 from sage.queues.ring_layout import (
     FRAME,
     FRAME_BYTES,
     GET_WORD,
     HEADER_BYTES,
     LARGE,
-    LARGE_MANY,
     LOAN,
     LOCK_S,
     MANY,
@@ -31,48 +29,34 @@ from sage.queues.ring_layout import (
     RING_BYTES,
     WORD,
     Found,
-    State,
 )
+from sage.queues.ring_reading import Reading, Unreadable
 from sage.queues.segments import Segments
 
 _HAND = 100  # items that are at hand at least, if they are there
+_LISTS = 32  # that are at hand at most, and as many kilobytes: copied together, which is quicker
 
 
-class Unreadable(Exception):
-    """The next items cannot be unpickled in this process, and are dropped; why is the `__cause__`."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        super().__init__(count)
-
-
-class Getting(State):
+class Getting(Reading):
     """Not for users: `Ring` is."""
 
     def __init__(self, memory: mmap.mmap, peers: Peers, segments: Segments, max_bytes: int) -> None:
         super().__init__(memory, peers, segments, max_bytes)
         self.got = 0
         """Items taken by this process, those at hand too."""
-        self._batch_of = -1
-        self._batch: list[Any] = []
-        self._batch_head = 0  # where the frame is that this process took some of
-        self._batch_quick = 0  # so many of it can be taken without another look at the frame
-        self._salvaged = -1  # the number of the first item of a frame of which something is spoiled
+        self._wanted = self._ahead = 1  # what was wanted last; so many lists of it are to be at hand, if it stays so
         self.clear_hand()
 
-    @property
-    def bytes_out(self) -> int:
-        return self._bytes_out + self._segments.bytes_out
-
     def clear_hand(self) -> None:
-        """Forget the items at hand: they stay in the ring."""
-        self._left: Iterator[Any] = iter(())
-        self.hand: Iterator[tuple[Any, None]] = zip(self._left, repeat(None), strict=False)
+        """Forget what is at hand: it stays in the ring."""
+        self.hand = Hand()
+        self.lists = Hand()
+        """One of the two is empty."""
 
     @property
     def left(self) -> int:
         """Items at hand."""
-        return operator.length_hint(self._left)
+        return self.hand.left + self.lists.left
 
     @property
     def on_loan(self) -> bool:
@@ -80,14 +64,12 @@ class Getting(State):
         return bool(self._words[LOAN] == self._peers.slot + 1)
 
     def give_back(self) -> None:
-        """Return the loan, if this process has it, and the items at hand with it."""
+        """Return the loan, if this process has it, and what is at hand with it."""
         if not self.on_loan:
             return
         try:
             if self._acquire_get(LOCK_S) and self.on_loan:
-                for _ in self._left:  # nobody steps on the hand any more: it ends with this iterator
-                    self.got -= 1
-                self._words[LOAN] = 0
+                self._end_loan()
         finally:
             self._release_get()
         self.getting.announce()
@@ -148,18 +130,28 @@ class Getting(State):
         """Take what is at hand; whether nobody has the reading end now."""
         if not self.on_loan:
             return False
-        items += [item for item, _ in islice(self.hand, wanted)]
-        if self.left:
+        items += [item for item, _ in islice(self.hand.steps, wanted)]
+        if self.hand.left:
             return False
-        self._words[LOAN] = 0
+        self._end_loan()
         return True
+
+    def _end_loan(self) -> None:
+        self.got -= self.hand.put_back() + self.lists.put_back()
+        self._words[LOAN] = 0
 
     def _take(self, items: list[Any], wanted: int) -> None:
         """Add to `items` what is in the next frames, until there are `wanted`."""
-        if wanted == 1 and not items and self.depth() > 1 and self._peers.is_only_consumer():
-            self._fill_hand()
-            items += [item for item, _ in islice(self.hand, 1)]
-        else:
+        self._ahead = min(2 * self._ahead, _LISTS) if wanted == self._wanted else 1
+        self._wanted = wanted
+        if not items and self.depth() > wanted and self._peers.is_only_consumer():
+            if wanted == 1:
+                self._fill_hand()
+                items += [item for item, _ in islice(self.hand.steps, 1)]
+            elif self._ahead > 1:
+                self._fill_lists(wanted)
+                items += next(self.lists.steps, (items, None))[0]
+        if len(items) < wanted:
             self._take_lists(items, wanted)
         while len(items) < wanted:
             found = self._next(self._words[GET_WORD])
@@ -236,59 +228,30 @@ class Getting(State):
         if not items:
             return
         self._words[LOAN] = self._peers.slot + 1
-        self._left = iter(items)
-        store: Callable[..., None] = operator.setitem
-        self.hand = zip(self._left, map(store, repeat(self._words), repeat(GET_WORD), words), strict=False)
+        self.hand = Hand(items, words, self._words)
         self.got += len(items)
 
-    def _commit(self, found: Found, taken: int) -> None:
-        """That many items of a frame are gone from the ring."""
-        stop = found.start + taken
-        is_last = stop == found.items
-        area = self._area_of(found) if is_last and found.kind == LARGE_MANY else -1
-        end = found.after if is_last else self._words[GET_WORD] & MASK
-        self._words[GET_WORD] = ((found.first + stop) & MASK) << 32 | end
-        self._batch_head = end
-        if area >= 0:
-            self._segments.free(area)
-
-    def _frame(self, found: Found) -> Frame:
-        data = self._memory[found.at : found.at + found.length]
-        self._bytes_out += found.length
-        if found.kind < LARGE:
-            return Frame(found.items, found.kind == MANY, data)
-        if found.kind == LARGE_MANY:  # several processes may take items of it: each has a copy
-            pickled, *buffers = self._segments.copies(data)
-        else:
-            self._segments.claim(self._area_of(found))
-            pickled, *buffers = self._segments.views(data)
-        return Frame(found.items, found.kind == LARGE_MANY, pickled, buffers)
-
-    def _batch_at(self, found: Found) -> list[Any]:
-        """All items of a frame; those of one that is taken bit by bit are kept."""
-        if self._batch_of == found.first and found.items > 1:
-            return self._batch
-        frame = self._frame(found)
-        try:
-            batch = unpack(frame)
-        except Exception:  # noqa: BLE001 -- anything may be raised: it goes to whoever gets the item
-            batch = unpack_each(frame)
-            self._salvaged = found.first
-        if found.items > 1:
-            self._batch, self._batch_of = batch, found.first
-            self._batch_quick = 0 if self._salvaged == found.first else found.items - 1
-        return batch
-
-    def _good(self, batch: Sequence[Any], found: Found, *, drop: bool) -> Sequence[Any]:
-        """The items up to the first that is spoiled. Raises where that is the next; with `drop` it is gone then."""
-        if found.first != self._salvaged:
-            return batch
-        bad = next((index for index, item in enumerate(batch) if type(item) is Spoiled), -1)
-        if bad < 0:
-            return batch
-        if bad > 0:
-            return batch[:bad]
-        count = next((index for index, item in enumerate(batch) if type(item) is not Spoiled), len(batch))
-        if drop:
-            self._commit(found, count)
-        raise Unreadable(count) from batch[0].error
+    def _fill_lists(self, wanted: int) -> None:
+        """The same of the next small frames that are lists of as many as are wanted."""
+        lists: list[list[Any]] = []
+        words: list[int] = []
+        word = self._words[GET_WORD]
+        number, head = word >> 32, word & MASK
+        used = ((self._words[PUT_WORD] & MASK) - head) & MASK
+        start = HEADER_BYTES + head % RING_BYTES
+        data = self._memory[start : min(start + min(used, _LISTS * 1024), HEADER_BYTES + RING_BYTES)]
+        view, at, stop = memoryview(data), FRAME_BYTES, len(data)
+        while at < stop and len(lists) < self._ahead:
+            length, count, first, kind = FRAME.unpack_from(data, at - FRAME_BYTES)
+            if kind != MANY or count != wanted or first != number or at + length > stop:
+                break
+            try:
+                lists.append(unpack_list(view[at : at + length]))
+            except Exception:  # noqa: BLE001 -- anything may be raised: `_batch_at` finds out for whom it is
+                break
+            number, at = (number + count) & MASK, at + ((length + 31) & ~15)
+            words.append(number << 32 | (head + at - FRAME_BYTES) & MASK)
+        if lists:
+            self._words[LOAN] = self._peers.slot + 1
+            self.lists = Hand(lists, words, self._words, each=wanted)
+            self.got += len(lists) * wanted

@@ -102,9 +102,13 @@ class State:
 
     def free_items(self) -> int:
         """How many items fit. Other producers may change it at any time."""
+        got = self._words[GET_WORD]  # in this order, as in `depth`
+        return self._free_items(got, self._words[PUT_WORD] >> 32)
+
+    def _free_items(self, got: int, number: int) -> int:
+        """The same where these are the word of the getting side and the number of items put."""
         words = self._words
-        got = words[GET_WORD] >> 32  # in this order, as in `depth`
-        return self.limit - (((words[PUT_WORD] >> 32) - got) & MASK) - (words[HELD] & MASK) - words[AWAY]
+        return self.limit - (number - (got >> 32) & MASK) - (words[HELD] & MASK) - words[AWAY]
 
     def free_bytes(self) -> int:
         """How many bytes fit of `max_bytes`. Other producers may change it at any time."""

@@ -45,7 +45,7 @@ class Putting(State):
 
     def reserve_share(self, count: int) -> int:
         """The same of a share of the places that are free, and of the bytes: an item there may take `PLACE_BYTES`."""
-        return self._reserve(count, lambda: min(self.free_items(), self.free_small_bytes() // PLACE_BYTES) // _SHARE)
+        return self._reserve(count, lambda: min(self.free_items(), self._surely_free_bytes() // PLACE_BYTES) // _SHARE)
 
     def _reserve(self, count: int, free: Callable[[], int]) -> int:
         try:
@@ -60,8 +60,18 @@ class Putting(State):
 
     def free_small_bytes(self) -> int:
         """How many bytes of small items fit now."""
-        used = ((self._words[PUT_WORD] & MASK) - (self._words[GET_WORD] & MASK)) & MASK
-        return min(self.free_bytes(), RING_BYTES - used)
+        return min(self.free_bytes(), RING_BYTES - self._between())
+
+    def _surely_free_bytes(self) -> int:
+        """The same or less: without a look at what is wasted or half taken, where only small items ever came."""
+        if self._segments.in_use:
+            return self.free_small_bytes()
+        return min(self._max_bytes, RING_BYTES) - self._between()
+
+    def _between(self) -> int:
+        """Bytes from the next frame to the end of the last."""
+        words = self._words
+        return (words[PUT_WORD] - words[GET_WORD]) & MASK
 
     def release(self, count: int) -> bool:
         """Give back places; False if a stopped process has the lock."""
@@ -111,13 +121,16 @@ class Putting(State):
 
     def _add(self, data: Any, count: int, kind: int, area: Area | None, held: bool) -> bool:
         try:
-            if not self._acquire_put(LOCK_S) or (not held and (self._closed[0] or self.free_items() < count)):
+            if not self._acquire_put(LOCK_S):
                 return False
-            if self._closed[0] == ENDED:
-                raise QueueClosed("E505", "the queue was at its end before these items came")
             words = self._words
-            word, head = words[PUT_WORD], words[GET_WORD] & MASK
-            number, tail = word >> 32, word & MASK
+            got, word = words[GET_WORD], words[PUT_WORD]
+            number, tail, head = word >> 32, word & MASK, got & MASK
+            if held:
+                if self._closed[0] == ENDED:
+                    raise QueueClosed("E505", "the queue was at its end before these items came")
+            elif self._closed[0] or self._free_items(got, number) < count:
+                return False
             length = len(data)
             size = (length + 31) & ~15
             used = (tail - head) & MASK
@@ -145,8 +158,7 @@ class Putting(State):
             self._bytes_in += length
         finally:
             self._release_put()
-        if self.getting.waits[0]:
-            self.getting.bell.ring()
+        self.getting.announce()
         return True
 
     def _check_size(self, size: int) -> None:

@@ -24,8 +24,8 @@ from sage.queues.mapping import Mapping
 from sage.queues.peers import CONSUMER, PRODUCER, Peers, give_up_ownership
 from sage.queues.queue import Full, Item, Queue, QueueStats, closed_error, deadline_of
 from sage.queues.ring import Ring
-from sage.queues.ring_getting import Unreadable
 from sage.queues.ring_layout import UNBOUNDED
+from sage.queues.ring_reading import Unreadable
 from sage.queues.segments import Segments
 from sage.queues.serving import Settles
 from sage.queues.shared_memory_putting import Putting
@@ -95,14 +95,15 @@ class SharedMemoryQueue(Queue[Item]):
         kind: type = type(item)
         is_small = len(item) <= SHORT if kind in TEXTS else kind in NUMBERS  # type: ignore[arg-type]
         if is_small and not self._calls[0]:
-            for _ in self._gathering.room:  # a step of a C iterator: what `next` does, for a tenth of its price
-                self._gathering.append(item)
+            gathering = self._gathering
+            for _ in gathering.room:  # a step of a C iterator: what `next` does, for a tenth of its price
+                gathering.append(item)
                 return
         self._become(PRODUCER, [item])
         self._putting.put(item, self, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
-        for item, _ in self._ring.hand:
+        for item, _ in self._ring.hand.steps:
             if self._room_wanted[0]:
                 self._ring.putting.announce()
             return item  # type: ignore[no-any-return]
@@ -115,19 +116,13 @@ class SharedMemoryQueue(Queue[Item]):
         self._putting.put_batch(rest, block, timeout)
 
     def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
-        if count < 1:
-            raise ValueError("'count' must be at least 1")
-        if not self._consumes:
-            self._become(CONSUMER)
-        try:
-            items: list[Item] = self._ring.get_many(count)
-            if not items:
-                _send_all()
-                items = self._waiting.until_items(partial(self._ring.get_many, count), True, timeout)
-        except Unreadable as error:
-            raise self._unreadable(error) from error.__cause__
-        self._batch_gets += 1
-        return items
+        lists = self._ring.lists
+        for items, _ in lists.steps if count == lists.each else ():
+            if self._room_wanted[0]:
+                self._ring.putting.announce()
+            self._batch_gets += 1
+            return items  # type: ignore[no-any-return]
+        return self._get_batch_slowly(count, timeout)
 
     def flush(self, timeout: float | None = None) -> None:
         self.wait_for_pending_puts(timeout)
@@ -265,6 +260,22 @@ class SharedMemoryQueue(Queue[Item]):
         if self._ring.on_loan:
             self._gathering.watch()
         return taken[0]  # type: ignore[no-any-return]
+
+    def _get_batch_slowly(self, count: int, timeout: float | None) -> list[Item]:
+        if count < 1:
+            raise ValueError("'count' must be at least 1")
+        self._become(CONSUMER)
+        try:
+            items: list[Item] = self._ring.get_many(count)
+            if not items:
+                _send_all()
+                items = self._waiting.until_items(partial(self._ring.get_many, count), True, timeout)
+        except Unreadable as error:
+            raise self._unreadable(error) from error.__cause__
+        if self._ring.on_loan:
+            self._gathering.watch()
+        self._batch_gets += 1
+        return items
 
     def _unreadable(self, error: Unreadable) -> QueueError:
         what = f"{error.count} items cannot be unpickled in this process and are dropped"
