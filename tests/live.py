@@ -111,6 +111,9 @@ class Notes(Live, list[Any]):
     def counted(self) -> int:
         return len(self)
 
+    def rest(self) -> list[Any]:
+        return list(self)
+
 
 class Gate(Live):
     """An event: operators wait at it until the test opens it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from sage.flow.graph import StepPlan
 from sage.flow.source import Reader
@@ -135,12 +135,51 @@ class Branch:
     """There may be results in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class FarBranch:
+    """The step journal for hosts that do not see the job directory: they ask the driver."""
+
+    job: str
+    epoch: int
+    versions: Mapping[str, str]
+    """By step."""
+    known: frozenset[bytes]
+    """Keys of the results that there are."""
+    deaths: Mapping[bytes, int]
+    """By key: how often a process died while the call was in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A host asks for a result."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A host has rows to be kept; the answer is the error, if they cannot be."""
+
+    changes: list[Any]
+
+
+Question: TypeAlias = Look | Keep
+
+
 class Durability(ABC):
     """The job directory as the stages of one host see it."""
 
     @abstractmethod
     def branch(self) -> Branch | None:
         """For another host; None where there is no step journal."""
+
+    def far_branch(self) -> FarBranch | None:
+        """For another host that does not see the files of this one."""
+        return None
+
+    def answer(self, question: Question, reply: Callable[[object], None]) -> None:
+        """Answer such a host, soon and from any thread."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

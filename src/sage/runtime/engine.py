@@ -45,6 +45,9 @@ class Engine(Protocol):
     """The hosts of one run. Used by one thread, in the order of its methods: those up to `clear` again for each attempt
     of the run, which lasts until a host is lost; `close` is due whatever happened."""
 
+    sees_files: bool
+    """Its hosts have the files of this machine."""
+
     def place(self, graph: ExecutionGraph) -> Placement:
         """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
 

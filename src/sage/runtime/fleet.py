@@ -24,11 +24,14 @@ from sage.runtime.context import RuntimeContext
 from sage.runtime.crew import Closing, Crew
 from sage.runtime.crossing import CrossingWiring
 from sage.runtime.deadletters import DeadLetters, reason_of
+from sage.runtime.durable import Branch, Durability, FarBranch
 from sage.runtime.engine import Engine
 from sage.runtime.host import Roster
 from sage.runtime.ledger import Book
 from sage.runtime.member import Member
 from sage.runtime.messages import (
+    Answer,
+    Asked,
     Close,
     Closed,
     Command,
@@ -71,6 +74,7 @@ class Fleet(Crew):
         """The caller closes `engine`. `each_second` is called on a thread of the fleet's."""
         self._engine = engine
         self._each_second = each_second
+        self._durability = context.durability
         self._queues: dict[str, list[Queue[Any]]] = {}
         self._hosts: dict[int, Member] = {}
         self._figures: dict[int, Figures] = {}
@@ -126,6 +130,8 @@ class Fleet(Crew):
                 return [message]
             case HostEnded(host, failure):
                 return [Ended(name_of(host), None if failure is None else failure.error())]
+            case Asked():
+                self._answer(message)
             case TaskEnded(host, task):
                 self._task_ended(task, host)
             case Figures(host):
@@ -143,6 +149,20 @@ class Fleet(Crew):
             case Lost(host, why) if not self._hosts[host].closed:
                 return [self._lost(self._hosts[host], why)]
         return []
+
+    def _answer(self, asked: Asked) -> None:
+        """The journal answers from any thread."""
+        host, number = self._hosts[asked.host], asked.number
+
+        def reply(value: object) -> None:
+            if number is not None:
+                host.send(Answer(number, value))
+
+        assert self._durability is not None
+        try:
+            self._durability.answer(asked.question, reply)
+        except SageError as error:
+            reply(error)
 
     def _lost(self, host: Member, why: str) -> Ended:
         host.closed = True
@@ -218,7 +238,7 @@ class Fleet(Crew):
             made = self._engine.queues(task, producers)
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
-        journal = None if context.durability is None else context.durability.branch()
+        journal = None if context.durability is None else _branch(context.durability, self._engine)
         return _packed(Plan(_without_home(graph), placement, context.run_id, ways, context.clock, journal))
 
     def _watch(self) -> None:
@@ -242,6 +262,10 @@ class Fleet(Crew):
                 if not producers:
                     for each in self._queues[target]:
                         each.close()
+
+
+def _branch(durability: Durability, engine: Engine) -> Branch | FarBranch | None:
+    return durability.branch() if engine.sees_files else durability.far_branch()
 
 
 def _producers(graph: ExecutionGraph, task: TaskPlan, placement: Placement) -> set[tuple[str, int]]:

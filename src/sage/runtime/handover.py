@@ -16,7 +16,7 @@ from sage.errors import HostError
 from sage.flow.graph import StepPlan
 from sage.flow.sink import Writer
 from sage.flow.source import Reader
-from sage.runtime.durable import Branch, Cut, Durability, Kept, Progress, Results
+from sage.runtime.durable import Branch, Cut, Durability, FarBranch, Kept, Progress, Question, Results
 from sage.runtime.ledger import DurableBook
 from sage.runtime.retained import Retained
 
@@ -82,6 +82,13 @@ class Handover(Durability):
 
     def branch(self) -> Branch | None:
         return None if self._directory is None else self._directory.branch()
+
+    def far_branch(self) -> FarBranch | None:
+        return None if self._directory is None else self._directory.far_branch()
+
+    def answer(self, question: Question, reply: Callable[[object], None]) -> None:
+        assert self._directory is not None
+        self._directory.answer(question, reply)
 
     def orphans(self) -> list[Writer]:
         """Of sinks that no attempt has taken over."""

@@ -14,16 +14,19 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from sage.errors import SageError
 from sage.flow.shipping import unpack
 from sage.queues import Queue
+from sage.runtime.asking import Asking
 from sage.runtime.assembly import Assembly, assemble
 from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Aborted, Control
 from sage.runtime.crossing import CrossingWiring
-from sage.runtime.durable import Branch, Durability
+from sage.runtime.durable import Branch, Durability, FarBranch
 from sage.runtime.edges import Item
 from sage.runtime.host import Host, Roster
 from sage.runtime.messages import (
+    Answer,
     Close,
     Closed,
     Command,
@@ -55,6 +58,7 @@ class HostProgram:
         self._number = setup.number
         self._plan = setup.plan
         self._control = Control()
+        self._asking = Asking(self._number, self._send, self._control)
         self._host = Host()
         self._over = threading.Event()
         self._failed = False
@@ -107,10 +111,19 @@ class HostProgram:
         self._workers = self._parts.workers
         self._roster = Roster(self._workers)
 
-    def _open_journal(self, journal: Branch) -> Durability:
+    def _open_journal(self, journal: Branch | FarBranch) -> Durability:
+        if isinstance(journal, FarBranch):
+            from sage.runtime.durability.far import FarJournals  # as below
+
+            name = f"{name_of(self._number)}-{os.getpid()}"
+            return FarJournals(journal, name, self._asking.ask, self._asking.tell, self._journal_failed)
         from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
 
-        return StepJournals(Path(journal.folder), journal.epoch, self._fail, begun=journal.begun)
+        return StepJournals(Path(journal.folder), journal.epoch, self._journal_failed, begun=journal.begun)
+
+    def _journal_failed(self, error: SageError) -> None:
+        if not self._control.aborted.is_set():  # else it is no news
+            self._fail(error)
 
     def _receive_until_close(self) -> Close | None:
         """Do what the driver says; None if it is gone."""
@@ -118,7 +131,9 @@ class HostProgram:
             message = self._link.receive()
             if message is None or isinstance(message, Close):
                 return message
-            if message is Command.GO:
+            if isinstance(message, Answer):
+                self._asking.take(message)
+            elif message is Command.GO:
                 self._host.go()
             elif message is Command.STOP:
                 self._control.stop()

@@ -17,7 +17,7 @@ from sage.flow.graph import ExecutionGraph
 from sage.flow.shipping import pack, unpack
 from sage.queues import Queue
 from sage.runtime.deadletters import reason_of
-from sage.runtime.durable import Branch
+from sage.runtime.durable import Branch, FarBranch, Question
 from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
 
@@ -46,7 +46,7 @@ class Plan:
     queues: Mapping[str, Sequence[Way]]
     """By task that is fed from elsewhere: one, or one per instance if keyed."""
     clock: Clock
-    journal: Branch | None
+    journal: Branch | FarBranch | None
     """Of the job, if the run has a directory."""
 
 
@@ -62,6 +62,23 @@ class Setup:
     settings: Mapping[str, str]
     """SAGE's own variables of its environment."""
     plan: Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A host asks the driver something about the job directory; without a number, it wants no answer."""
+
+    host: int
+    number: int | None
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The driver's answer; an exception is to be raised."""
+
+    number: int
+    value: object
 
 
 class Command(Enum):

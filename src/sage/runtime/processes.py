@@ -25,6 +25,8 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 class ProcessEngine:
     """`processes` hosts on this machine, beside this one."""
 
+    sees_files = True
+
     def __init__(self, processes: int) -> None:
         self._processes = processes
 

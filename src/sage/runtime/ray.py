@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 """How long a host may take to start: a second where the machine is idle, many where all of them start at once."""
+AGAIN_S = 15.0
+"""The same at least, when the run begins again, or twice what it took the first time. What does not start a host by
+then is left out."""
 GONE_S = 5.0
 """How long an actor may take to be gone after it was told so."""
 CONTROL_MESSAGES = 10_000
@@ -42,6 +45,8 @@ class RayEngine:
     Made when the cluster is reached: at `address`, or a private one. Raises `SageError` where it is not.
     """
 
+    sees_files = False
+
     def __init__(self, address: str | None, hosts: int | None, scheduler: str | None, *, insecure: bool) -> None:
         self._scheduler = scheduler_named(scheduler or "adaptive")
         if hosts is not None and (type(hosts) is not int or not 1 <= hosts <= MOST_HOSTS):
@@ -52,6 +57,10 @@ class RayEngine:
         self._server: QueueServer | None = None
         self._shipping = threading.Lock()
         self._shipped: Any = None
+        self._wanted = hosts
+        self._left_out: set[str] = set()
+        self._patience_s = START_S
+        self._is_first = True
         try:
             self._held.enter_context(connected(address, insecure=insecure))
             self._nodes = nodes_of_cluster()
@@ -66,10 +75,17 @@ class RayEngine:
         return len(self._seats)
 
     def place(self, graph: ExecutionGraph) -> Placement:
-        self._placement = place_on(graph, self._nodes, self._seats, self._scheduler)
         self._key = new_key()
         self._addresses[HOME], self._server = serve(self._key)
-        self._start_actors(graph)
+        if not self._is_first:
+            self._look_around()
+        self._placement = place_on(graph, self._nodes, self._seats, self._scheduler)
+        while late := self._start_actors(graph):
+            self._end_actors()
+            self._left_out |= late
+            self._look_around()
+            self._placement = place_on(graph, self._nodes, self._seats, self._scheduler)
+        self._is_first = False
         return self._placement
 
     def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
@@ -87,13 +103,18 @@ class RayEngine:
         return RayHandle(self._actors[number], address, self._addresses[HOME], self._server, self._shared)
 
     def clear(self) -> None:
-        """End the actors that are left, and what was begun for this attempt."""
+        """End the actors that are left, and what was begun for this attempt; the next is for the nodes that answer."""
         self._end_actors()
         if self._server is not None:
             self._server.close()
             self._server = None
         self._addresses.clear()
         self._shipped = None
+
+    def _look_around(self) -> None:
+        """See which nodes are left: those that answer, and started what they were asked to."""
+        self._nodes = [node for node in nodes_of_cluster(answering=True) if node.name not in self._left_out]
+        self._seats = seats_on(self._nodes, self._wanted)
 
     def close(self) -> None:
         """The same, and let go of the cluster; one that was private ends with it."""
@@ -113,30 +134,36 @@ class RayEngine:
             time.sleep(0.005)
         self._actors.clear()
 
-    def _start_actors(self, graph: ExecutionGraph) -> None:
-        """All at once: a node starts several in the time of one."""
+    def _start_actors(self, graph: ExecutionGraph) -> set[str]:
+        """All at once: a node starts several in the time of one. Returns the nodes that are too late, when the run
+        begins again."""
         import ray
 
+        began_s = time.monotonic()
         node_of = {seat.number: seat.node for seat in self._seats}
         for number, demands in _demands(graph, self._placement).items():
             options = _options(demands, node_of[number])
             self._actors[number] = ray.remote(RayHost).options(**options).remote()
         calls = {number: actor.listen.remote(self._key) for number, actor in self._actors.items()}
-        late = ray.wait(list(calls.values()), num_returns=len(calls), timeout=START_S)[1] if calls else []
+        late = ray.wait(list(calls.values()), num_returns=len(calls), timeout=self._patience_s)[1] if calls else []
+        if late and not self._is_first:
+            return {node_of[number] for number, call in calls.items() if call in late}
         for number, call in calls.items():
             if call in late:
-                raise _not_started(node_of[number], f"its node did not start it within {START_S:.0f} s")
-            try:
+                raise _not_started(node_of[number], f"its node did not start it within {self._patience_s:.0f} s")
+            with _died(node_of[number]):
                 self._addresses[number] = ray.get(call)
-            except ray.exceptions.RayError as error:
-                raise _not_started(node_of[number], str(error).rstrip().rpartition("\n")[2]) from error
+        if self._is_first:
+            self._patience_s = max(AGAIN_S, 2 * (time.monotonic() - began_s))
+        return set()
 
     def _queue(self, memory: SharedMemoryQueueDescriptor, owner: int) -> Made:
         way = NodeWay(self._addresses[owner], memory)
         if owner != HOME:
             import ray
 
-            ray.get(self._actors[owner].own.remote(memory), timeout=START_S)
+            with _died(self._addresses[owner].host):
+                ray.get(self._actors[owner].own.remote(memory), timeout=START_S)
             return Made(way, way.open())
         queue: Any = memory.create()
         assert self._server is not None
@@ -230,6 +257,17 @@ def _options(demands: Counter[str], node: str) -> dict[str, Any]:
         "max_task_retries": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
     }
+
+
+@contextmanager
+def _died(node: str) -> Iterator[None]:
+    """What is asked of a host that is starting is not answered because it died."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise _not_started(node, str(error).rstrip().rpartition("\n")[2]) from error
 
 
 def _not_started(node: str, why: str) -> HostError:

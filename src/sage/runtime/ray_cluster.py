@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from sage import cluster
 from sage.errors import HostError, MissingDependency
 from sage.runtime.ray_placement import resources_of
 from sage.runtime.ray_project import runtime_environment
 from sage.scheduling import Node
+
+ANSWER_S = 1.0
+"""How long a node may take to take a connection."""
 
 
 @contextmanager
@@ -46,8 +51,11 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def nodes_of_cluster() -> list[Node]:
-    """Those that are alive and have processors. Raises E812 if there is none."""
+def nodes_of_cluster(*, answering: bool = False) -> list[Node]:
+    """Those that are alive and have processors. Raises E812 if there is none.
+
+    Ray takes a node for alive up to a minute after its end; with `answering`, only those that can be connected to.
+    """
     import ray
 
     nodes = [
@@ -58,8 +66,16 @@ def nodes_of_cluster() -> list[Node]:
             labels=node.get("Labels") or {},
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1 and (not answering or _answers(node))
     ]
     if not nodes:
         raise HostError("E812", "no node of the cluster has a processor for tasks", try_="ray status")
     return sorted(nodes, key=lambda node: node.name)
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_S).close()
+    except OSError:
+        return False
+    return True

@@ -95,8 +95,6 @@ def job_of(pipeline: Pipeline, options: RunOptions) -> Job:
         )
     check_engine(options.engine)
     if options.engine == "ray":
-        if options.job_dir is not None:
-            raise UsageError("E114", "a job directory is of no use to the engine 'ray' yet", try_="engine='local'")
         return _job_on_ray(pipeline, options)
     if options.processes == 1:
         return Job(compile_pipeline(pipeline), options)

@@ -21,23 +21,22 @@ from typing import Any
 from sage import codec
 from sage.errors import SageError, StorageError, UsageError
 from sage.flow.graph import ExecutionGraph, StepPlan
-from sage.flow.step import Kind
 from sage.runtime.durability.blobs import Blobs
 from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress_of
+from sage.runtime.durability.journals import Journals
 from sage.runtime.durability.lock import JobLock
 from sage.runtime.durability.manifest import Manifest, check_inputs, check_same, manifest_of, of_bytes, to_bytes
-from sage.runtime.durability.memo import StepJournal
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
 from sage.runtime.durability.slots import Slots, left_in_flight
-from sage.runtime.durable import Branch, Cut, Durability, Kept, Progress, Results
+from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
 MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
 RUNNING, COMMITTING, FINISHED = b"running", b"committing", b"finished"
 
 
-class StepJournals(Durability):
+class StepJournals(Journals):
     """The step journal, as a host that is not the driver's has it: everything else is at home.
 
     `failed` gets the first error of the journal, from another thread.
@@ -46,8 +45,8 @@ class StepJournals(Durability):
     def __init__(self, folder: Path, epoch: int, failed: Callable[[SageError], None], *, begun: bool = False) -> None:
         """Results are looked for if the job has `begun`."""
         self.folder = folder
-        self.epoch = epoch
-        self._rows = Rows(folder / JOURNAL, epoch=epoch)
+        super().__init__(epoch, str(os.getpid()))
+        self._rows: Rows = Rows(folder / JOURNAL, epoch=epoch)
         try:
             self.manifest = of_bytes(self._meta(MANIFEST))
             self._begun = begun or epoch > 1
@@ -56,9 +55,8 @@ class StepJournals(Durability):
         except BaseException:
             self._rows.close()
             raise
-        self._blobs = Blobs(folder / BLOBS)
+        self._blobs: Blobs = Blobs(folder / BLOBS)
         self._recorder = Recorder(self._rows, self._blobs, failed)
-        self._journals: list[tuple[str, StepJournal]] = []
 
     @property
     def job(self) -> str:
@@ -71,41 +69,6 @@ class StepJournals(Durability):
         self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if self._begun else set()
         self._deaths = {key: int(value.split(b"\n")[0]) for key, value in self._rows.each(RowKind.DEATHS)}
 
-    @property
-    def committing(self) -> bool:
-        return False
-
-    def results(self, plan: StepPlan) -> Results | None:
-        if not plan.durable or plan.kind not in (Kind.MAP, Kind.FLAT_MAP, Kind.FILTER):
-            return None
-        journal = StepJournal(
-            plan, self._version(plan), rows=self._rows, blobs=self._blobs, recorder=self._recorder, slots=self._slots,
-            known=self._known, deaths=self._deaths, job=self.job,
-        )  # fmt: skip
-        self._journals.append((plan.name, journal))
-        return journal
-
-    def progress(self, partition: str) -> Progress:
-        return Progress()
-
-    def partition(self, partition: str, *, replayable: bool) -> str:
-        return partition
-
-    def applied(self, step: str) -> set[str]:
-        return set()
-
-    def output(self, step: str) -> Any:
-        return None
-
-    def state(self, step: str) -> Sequence[tuple[Any, Any]]:
-        return ()
-
-    def collected(self, step: str) -> list[Any]:
-        return []
-
-    def enlist(self, stock: Kept) -> None:
-        """Sinks and reductions are at home."""
-
     def close(self) -> None:
         """Store what is left, and let go of everything."""
         try:
@@ -115,15 +78,6 @@ class StepJournals(Durability):
         finally:
             self._slots.close()
             self._rows.close()
-
-    def _bill(self) -> list[Change]:
-        counts: dict[str, dict[str, int]] = {}
-        for step, journal in self._journals:
-            for what, number in journal.counts().items():
-                entry = counts.setdefault(step, {})
-                entry[what] = entry.get(what, 0) + number
-        key = f"{self.epoch}-{os.getpid()}".encode()
-        return [Change(RowKind.BILL, key, codec.encode(counts))] if counts else []
 
     def _version(self, plan: StepPlan) -> str:
         return self.manifest.steps[plan.name].version
@@ -216,6 +170,17 @@ class JobDirectory(StepJournals):
                 path.unlink()
         self._begun = True
         self._look_up()
+
+    def far_branch(self) -> FarBranch:
+        return FarBranch(self.job, self.epoch, self._versions, frozenset(self._known), self._deaths)
+
+    def answer(self, question: Question, reply: Callable[[object], None]) -> None:
+        if isinstance(question, Look):
+            stored = self._rows.get(RowKind.RESULT, question.key)
+            reply(None if stored is None else self._blobs.loaded(stored))
+        else:
+            large = all(change.kind is RowKind.RESULT for change in question.changes)
+            self._recorder.record(question.changes, large=large, told=lambda: reply(self._recorder.failure))
 
     def pause(self, *, whole: bool) -> None:
         """The run is over, well or not: keep all that it did, if it is `whole`: nobody is still at it. Raises

@@ -11,9 +11,8 @@ from typing import Any
 from sage import codec
 from sage.errors import RecordError, SageError, StorageError
 from sage.flow.graph import StepPlan
-from sage.runtime.durability.blobs import Blobs
-from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
+from sage.runtime.durability.rows import Change, RowKind
 from sage.runtime.durability.slots import KEY_BYTES, InFlight, Slots
 from sage.runtime.durable import Results
 
@@ -26,7 +25,7 @@ class StepJournal(Results):
     calls that were in flight when a process died."""
 
     def __init__(
-        self, plan: StepPlan, version: str, *, rows: Rows, blobs: Blobs, recorder: Recorder, slots: Slots,
+        self, plan: StepPlan, version: str, *, rows: RowStore, blobs: BlobStore, recorder: Recorder, slots: Slots,
         known: set[bytes], deaths: Mapping[bytes, int], job: str,
     ) -> None:  # fmt: skip
         self._step = plan.name

@@ -5,15 +5,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from sage.errors import InternalError, SageError
-from sage.runtime.durability.blobs import Blobs
-from sage.runtime.durability.rows import Change, Rows
+from sage.runtime.durability.rows import Change, RowKind
 
 MOST_AT_ONCE = 64
 """Sets of changes in one commit."""
 
 Told = Callable[[], None]
+
+
+class RowStore(Protocol):
+    """Rows, here or with the driver."""
+
+    def get(self, kind: RowKind, key: bytes) -> bytes | None:
+        """The value of a row, if there is one."""
+
+    def apply(self, changes: list[Change]) -> None:
+        """All of them or none, and on the disk when this returns."""
+
+
+class BlobStore(Protocol):
+    """What becomes of large values."""
+
+    def stored(self, value: bytes) -> bytes:
+        """What to keep in a row for `value`."""
+
+    def loaded(self, stored: bytes) -> bytes:
+        """The value for which `stored` is kept."""
 
 
 class Recorder:
@@ -22,7 +42,7 @@ class Recorder:
     After the first failure nothing more is committed: waiting raises the error, and `on_failure` got it once.
     """
 
-    def __init__(self, rows: Rows, blobs: Blobs, on_failure: Callable[[SageError], None]) -> None:
+    def __init__(self, rows: RowStore, blobs: BlobStore, on_failure: Callable[[SageError], None]) -> None:
         self._rows = rows
         self._blobs = blobs
         self._on_failure = on_failure
