@@ -96,6 +96,45 @@ class Admission:
         return f"there is room, urgency {self.start[job]:.1f}" + (f", before {', '.join(behind)}" if behind else "")
 
 
+class Taken:
+    """What the jobs that have a place take together."""
+
+    def __init__(self, running: Iterable[Running] = ()) -> None:
+        self._jobs = Counter[str]()
+        self._processors = 0.0
+        self._memory_bytes = self._places = self._count = 0
+        for job in running:
+            self.add(job.user, job.needs)
+
+    def add(self, user: str, needs: Needs) -> None:
+        """One more job."""
+        self._count += 1
+        self._jobs[user] += 1
+        self._processors += needs.processors
+        self._memory_bytes += needs.memory_bytes
+        self._places += needs.places
+
+    def lacks(self, needs: Needs, capacity: Capacity) -> str | None:
+        """What there is too little of for one more job; None if nothing is."""
+        if self._count >= capacity.jobs:
+            return f"all {capacity.jobs} places are taken"
+        for what, need, taken, most in (
+            ("processors", needs.processors, self._processors, capacity.processors),
+            ("bytes of memory", needs.memory_bytes, self._memory_bytes, capacity.memory_bytes),
+            ("places at endpoints", needs.places, self._places, capacity.places),
+        ):
+            if most is not None and need and taken + need > most:
+                return f"needs {need:,g} {what}, and {most - taken:,g} of {most:,g} are free"
+        return None
+
+    def too_many(self, user: str, capacity: Capacity) -> str | None:
+        """Whether `user` has all that one may have."""
+        most = capacity.jobs_per_user
+        if most is None or self._jobs[user] < most:
+            return None
+        return f"{user} has {most} jobs already, which is all that one may have"
+
+
 def admit(waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capacity) -> Admission:
     """Start the most urgent jobs for which there is room.
 
@@ -106,18 +145,19 @@ def admit(waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capa
     """
     ready = sorted((job for job in waiting if job.delay_s <= 0), key=_urgency)
     later = sorted((job for job in waiting if job.delay_s > 0), key=lambda job: job.delay_s)
-    there = list(running)
+    taken = Taken(running)
     start: dict[str, float] = {}
     queue: dict[str, Place] = {}
     before: str | None = None
     for job in ready:
-        reason = _too_many(job.user, there, capacity) or lacking(job.needs, there, capacity) or before
+        its_user = taken.too_many(job.user, capacity)
+        reason = its_user or taken.lacks(job.needs, capacity) or before
         if reason is None:
             start[job.id] = _urgency(job)
-            there.append(Running(job.id, job.user, job.needs))
+            taken.add(job.user, job.needs)
             continue
         queue[job.id] = Place(len(queue) + 1, reason, _urgency(job))
-        if job.waited_s >= PASSED_S and before is None and _too_many(job.user, there, capacity) is None:
+        if job.waited_s >= PASSED_S and before is None and its_user is None:
             before = f"room is kept for {job.id}, which has waited for {job.waited_s:.0f} s"
     for job in later:
         reason = f"starts in {job.delay_s:.1f} s at the earliest"
@@ -163,28 +203,6 @@ def shares(weights: Mapping[str, float], most: Mapping[str, int], capacity: Capa
         found[job] = share
         left, weight = max(0, left - share), weight - weights[job]
     return found
-
-
-def lacking(needs: Needs, there: Iterable[Running], capacity: Capacity) -> str | None:
-    """What there is too little of beside those that are `there`; None if nothing is."""
-    others = [job.needs for job in there]
-    if len(others) >= capacity.jobs:
-        return f"all {capacity.jobs} places are taken"
-    for what, need, taken, most in (
-        ("processors", needs.processors, sum(one.processors for one in others), capacity.processors),
-        ("bytes of memory", needs.memory_bytes, sum(one.memory_bytes for one in others), capacity.memory_bytes),
-        ("places at endpoints", needs.places, sum(one.places for one in others), capacity.places),
-    ):
-        if most is not None and need and taken + need > most:
-            return f"needs {need:,g} {what}, and {most - taken:,g} of {most:,g} are free"
-    return None
-
-
-def _too_many(user: str, there: Iterable[Running], capacity: Capacity) -> str | None:
-    most = capacity.jobs_per_user
-    if most is not None and Counter(job.user for job in there)[user] >= most:
-        return f"{user} has {most} jobs already, which is all that one may have"
-    return None
 
 
 def _at(job: Waiting, now_s: float) -> Waiting:

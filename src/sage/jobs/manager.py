@@ -22,7 +22,7 @@ from typing import Any
 
 from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import HostError, SageError, StorageError, UsageError
-from sage.jobs.admission import Admission, Capacity, Running, Waiting, admit, forecast, lacking, shares
+from sage.jobs.admission import Admission, Capacity, Running, Taken, Waiting, admit, forecast, shares
 from sage.jobs.endpoints import GatewayFolder, Gateways
 from sage.jobs.folder import JobFolder, StateFolder, touch, write_json
 from sage.jobs.job import Job, JobSpec, new_id
@@ -90,7 +90,7 @@ class Manager:
         there is, E148 if too many wait; and `StorageError` E601 if there is no room on the disk.
         """
         spec = _completed(spec)
-        if never := lacking(needs_of(spec), (), self.capacity):
+        if never := Taken().lacks(needs_of(spec), self.capacity):
             raise UsageError(
                 "E147", "the job needs more than there is for all jobs", got=never, try_="sage jobmanager start --help"
             )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from zlib import crc32
@@ -24,6 +24,7 @@ from sage.llm.headroom import Headroom
 from sage.llm.pace import Pace
 from sage.llm.turns import MOST_WAITING, Ticket, Turns
 from sage.scheduling.limiter import AdaptiveLimit, Flight, LimitSnapshot
+from sage.scheduling.queued import Limiter, QueuedLimit
 
 VETO = 1.25
 HOLD_S = 0.1
@@ -77,7 +78,7 @@ class EndpointSnapshot:
 class _Place:
     """An endpoint as the balancer knows it."""
 
-    def __init__(self, name: str, limiter: AdaptiveLimit) -> None:
+    def __init__(self, name: str, limiter: Limiter) -> None:
         self.name = name
         self.limiter = limiter
         self.breaker = Breaker()
@@ -124,10 +125,14 @@ class _Place:
 
 
 class Balancer:
-    """See the module. Each endpoint of `names` gets a limiter that begins at `start` and never exceeds `most`."""
+    """See the module. Each endpoint of `names` gets a limiter that begins at `start` and never exceeds `most`: one
+    that finds what the endpoint does best with, or, for gateways that let requests `queue`, one that leaves it to them."""
 
-    def __init__(self, names: Sequence[str], *, start: int, most: int, most_waiting: int = MOST_WAITING) -> None:
-        self._places = {name: _Place(name, AdaptiveLimit(start, most=most)) for name in names}
+    def __init__(
+        self, names: Sequence[str], *, start: int, most: int, most_waiting: int = MOST_WAITING, queue: bool = False
+    ) -> None:
+        kind: Callable[..., Limiter] = QueuedLimit if queue else AdaptiveLimit
+        self._places = {name: _Place(name, kind(start, most=most)) for name in names}
         self._random = random.Random(0)
         self._turns = Turns(most_waiting)
         self._present: dict[int, float] = {}

@@ -125,8 +125,10 @@ class EndpointPool:
         most: int = MOST,
         most_waiting: int = MOST_WAITING,
         wait_timeout_s: float = 600.0,
+        gateways: bool = False,
         **timeouts: float,
     ) -> None:
+        """The `urls` may be `gateways` of SAGE's: these find the limits of their endpoints, and let requests wait."""
         if not urls or len(set(urls)) < len(urls):
             raise PipelineError("E242", "a pool needs endpoints, each once", got=list(urls), expected="URLs")
         if not 0 < wait_timeout_s < math.inf or not start >= 1 or not most >= 1:
@@ -135,7 +137,9 @@ class EndpointPool:
         keys = key if isinstance(key, Mapping) else dict.fromkeys(urls, key)
         clients = [ChatClient(url, keys.get(url), model, **timeouts) for url in urls]
         self._clients = {client.url: client for client in clients}
-        self._balancer = Balancer(list(self._clients), start=start, most=most, most_waiting=most_waiting)
+        self._balancer = Balancer(
+            list(self._clients), start=start, most=most, most_waiting=most_waiting, queue=gateways
+        )
         self._wait_timeout_s = wait_timeout_s
         self._turns: dict[Ticket, asyncio.Future[Grant]] = {}
         """Of those that wait."""

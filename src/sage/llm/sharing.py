@@ -39,7 +39,8 @@ class SharedPool:
     """A pool and the thread that it lives on. Used from any thread."""
 
     def __init__(self, address: Address) -> None:
-        self.pool = EndpointPool(address.urls, address.key, total_timeout_s=address.total_timeout_s)
+        gateways, timeout_s = address.is_gateway, address.total_timeout_s
+        self.pool = EndpointPool(address.urls, address.key, total_timeout_s=timeout_s, gateways=gateways)
         self.users: list[PoolUser] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="sage-endpoints", daemon=True)

@@ -12,6 +12,7 @@
     adaptive.py         the default: late binding, by expected time to finish
     learning.py         what a record costs and how quick a node is, from what was observed
     limiter.py          how many calls something should have in flight, found by feedback
+    queued.py           how many, at a server that lets them wait and shares itself out
 
 Everything here is pure: no clock, no sleep, no I/O. Schedulers keep no state between calls. Time comes in.
 """
