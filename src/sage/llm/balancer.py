@@ -125,8 +125,8 @@ class _Place:
 
 
 class Balancer:
-    """See the module. Each endpoint of `names` gets a limiter that begins at `start` and never exceeds `most`: one
-    that finds what the endpoint does best with, or, for gateways that let requests `queue`, one that leaves it to them."""
+    """See the module. Each endpoint of `names` gets a limiter that begins at `start` and never exceeds `most`: one that
+    finds what the endpoint does best with, or, for gateways that let requests `queue`, one that leaves it to them."""
 
     def __init__(
         self, names: Sequence[str], *, start: int, most: int, most_waiting: int = MOST_WAITING, queue: bool = False
