@@ -74,6 +74,7 @@ faults: $(VENV)/.dev
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra dev -o requirements/dev.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra ray --extra gateway --extra bench -o requirements/lab.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) demo-output

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
+from operator import sub
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from sage.bench.figures import check_rows, figures_of
 from sage.bench.options import with_file
 from sage.bench.results import Results
 from sage.bench.statistics import estimate, p_value, percentile
+from sage.bench.validation import Agreement, validate
 from sage.bench.virtual import VirtualCluster
 from sage.errors import ClusterError, InternalError, StorageError, UsageError
 
@@ -195,6 +198,31 @@ def test_a_real_engine_runs_the_same_cases(tmp_path: Path) -> None:
     check_rows(Case("rag", 1, loads=(Load("rag", "rag", 8),)), asked.rows)
 
 
+def test_no_more_are_on_their_way_than_a_load_says() -> None:
+    closed = EngineCluster("local").run(replace(CASE, nodes=1, loads=(Load("mixed", "mixed", 20, in_flight=3),)), 0)
+    events = sorted([(at, 1) for at in closed.rows.intended_s] + [(at, -1) for at in closed.rows.ended_s])
+    assert max(accumulate(step for _, step in events)) <= 3
+
+
+def test_records_come_when_they_are_due() -> None:
+    load = Load("mixed", "mixed", 20, rate_per_s=200.0)
+    case = replace(CASE, nodes=1, loads=(load,))
+    real, virtual = (each.run(case, 0).rows for each in (EngineCluster("local"), VirtualCluster()))
+    gaps = [list(map(sub, times[1:], times)) for times in (sorted(real.intended_s), sorted(virtual.intended_s))]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)
+    figures = figures_of(case, Run(real))
+    assert figures["p50_s"] >= 0.01
+
+
+def test_virtual_time_is_compared_figure_by_figure() -> None:
+    found = list(validate(VirtualCluster(), (1, 2), turns=4, repeats=1))
+    assert [(each.nodes, each.figure) for each in found] == [
+        (nodes, figure) for nodes in (1, 2) for figure in ("throughput_per_s", "p99_s")
+    ]
+    assert all(each.holds and each.difference == 0 for each in found)
+    assert not Agreement(1, "p99_s", 1.0, 1.2).holds
+
+
 def test_primes_and_factors_are_verified() -> None:
     case = Case("two", 2, nodes=1, slots=2, settings={"kind": "factor", "tasks": 6, "workers": 2})
     figures, _ = primes.measure(case, EngineCluster("local"), 0)
@@ -249,4 +277,4 @@ def test_a_cluster_that_cannot_is_told_before_anything_starts(tmp_path: Path) ->
         assert message in refused(EXPERIMENTS["scaling"], cluster, options, tmp_path)
     with pytest.raises(ClusterError, match="E836 no such cluster is up"):
         executor_for("nowhere")
-    assert "several jobs" in refused(EXPERIMENTS["isolation"], "local", SMALL, tmp_path)
+    assert "got 3 jobs" in refused(EXPERIMENTS["isolation"], "local", SMALL, tmp_path)

@@ -20,6 +20,17 @@ def test_simulate_says_where_the_next_bottleneck_is(capsys: pytest.CaptureFixtur
     assert all(row["virtual_time"] for row in rows)
 
 
+def test_simulate_tells_the_next_bottleneck_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--nodes", "4", "--records", "60", "--endpoints", "1..2"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "bottleneck" in last
+
+
+def test_virtual_time_is_not_validated_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--validate", "--on", "virtual"]) == 2
+    assert "E104 virtual time says nothing of itself" in capsys.readouterr().err
+
+
 def test_bench_writes_results_and_says_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "bench.toml"
     config.write_text('tasks = 30\nrepeat = 1\npipeline = "compute"\nnodes = [1, 2]\n')

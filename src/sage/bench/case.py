@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+AHEAD = 2
+"""Records on their way for each slot: one in it, and one that it need not wait for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -16,7 +19,7 @@ class Load:
     tasks: int
     start_s: float = 0.0
     in_flight: int | None = None
-    """Records on their way at once; None: two for each slot of the cluster."""
+    """Records on their way at once; None: `AHEAD` for each slot of the cluster."""
     rate_per_s: float | None = None
     """Poisson arrivals instead: latency counts from the intended start."""
 
@@ -44,6 +47,10 @@ class Case:
     """Records in flight are found by feedback."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of experiments that are not about clusters."""
+
+    def in_flight(self, load: Load) -> int:
+        """Records of `load` on their way at once, where no rate says when they come."""
+        return load.in_flight or AHEAD * self.nodes * self.slots
 
     @property
     def tasks(self) -> int:

@@ -10,10 +10,10 @@ from time import monotonic
 from typing import Any
 
 import sage
-from sage.bench.case import Case
+from sage.bench.arrivals import Arrivals, Home, InFlight
+from sage.bench.case import AHEAD, Case, Load
 from sage.bench.executor import Run
-from sage.bench.work import Ask, Compute, Perform, Stamped, arrive, read
-from sage.connectors import Items
+from sage.bench.work import Ask, Compute, Perform, Stamped
 from sage.errors import UsageError
 from sage.flow import StepOptions
 from sage.llm.simulated import SimulatedEndpoint
@@ -57,26 +57,28 @@ class EngineCluster:
 
     def run(self, case: Case, seed: int) -> Run:
         load = case.loads[0]
-        slots = case.nodes * case.slots
-        records = read(load.pipeline, load.name, load.tasks, seed)
+        paced = load.rate_per_s is None
+        home = Home(InFlight(case.in_flight(load) if paced else load.tasks))
         with ExitStack() as stack:
             pipeline = sage.Pipeline(f"bench-{load.pipeline}")
-            stream = pipeline.read(Items(records)).map(Compute(), **_many(self._kind, case))
+            arrivals = Arrivals(load, seed, home.in_flight if paced else None)
+            stream = pipeline.read(arrivals).map(Compute(), **_many(self._kind, case))
             if load.pipeline in ("rag", "llm"):
                 endpoint = stack.enter_context(SimulatedEndpoint(self._profile, seed=seed))
-                stream.map(Ask(endpoint.url), concurrency=slots).collect()
-            else:
-                stream.map(arrive, concurrency=64).collect()
+                stream = stream.map(Ask(endpoint.url), concurrency=case.nodes * case.slots)
+            stream.write(home)
             began_s = monotonic()
-            return Run(rows_of(load.name, self._run(pipeline, case.nodes), began_s))
+            self._run(pipeline, case.nodes)
+            return Run(rows_of(load.name, home.records, began_s))
 
     def perform(self, function: Any, count: int, case: Case) -> list[Stamped]:
         """`function(0)` to `function(count - 1)`, in as many processes as the case has slots on its nodes."""
-        numbers = (record for record in read("compute", "perform", count, 0))
+        home = Home(InFlight(AHEAD * case.nodes * case.slots))
         pipeline = sage.Pipeline("bench-perform")
-        stream = pipeline.read(Items(numbers)).map(Perform(function), **self._workers_of(case))
-        stream.map(arrive, concurrency=64).collect()
-        return self._run(pipeline, self._hosts(case))
+        arrivals = Arrivals(Load("perform", "compute", count), 0, home.in_flight)
+        pipeline.read(arrivals).map(Perform(function), **self._workers_of(case)).write(home)
+        self._run(pipeline, self._hosts(case))
+        return home.records
 
     def close(self) -> None:
         """There is nothing to end: every run ends what it has started."""
@@ -89,12 +91,10 @@ class EngineCluster:
         """In how many processes `case` is performed."""
         return case.nodes * case.slots
 
-    def _run(self, pipeline: sage.Pipeline, hosts: int | None) -> list[Stamped]:
+    def _run(self, pipeline: sage.Pipeline, hosts: int | None) -> None:
         with TemporaryDirectory(prefix="sage-bench-") as folder:
             options: dict[str, Any] = {"dead_letters": Path(folder) / "dead.jsonl", "max_dead_letters": 0}
-            result = sage.run(pipeline, **self._engine(hosts), **options)
-        collected: list[Stamped] = result.collected()
-        return collected
+            sage.run(pipeline, **self._engine(hosts), **options)
 
     def _engine(self, hosts: int | None) -> dict[str, Any]:
         if self._kind == "local":
@@ -104,8 +104,8 @@ class EngineCluster:
 
 def _wrong(case: Case) -> str | None:
     """What there is only in virtual time."""
-    if len(case.loads) != 1 or case.loads[0].rate_per_s is not None:
-        return "several jobs, or Poisson arrivals"
+    if len(case.loads) != 1:
+        return f"{len(case.loads)} jobs"
     if case.loads[0].pipeline not in PIPELINES_HERE:
         return case.loads[0].pipeline
     if case.adaptive or case.cores is not None or case.admission != "limited":

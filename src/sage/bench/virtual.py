@@ -25,7 +25,6 @@ from sage.simulation import (
     simulate,
 )
 
-AHEAD = 2
 DECISIONS = 200
 
 
@@ -63,7 +62,7 @@ class VirtualCluster:
         nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
         cores = None if case.cores is None else case.nodes * case.cores
         one = ClusterModel((NodeModel(nodes.slots, 1.0, cores),), NetworkModel(0.0, inf), self._endpoints(case))
-        loads = [replace(load, in_flight=_in_flight(case, load)) for load in case.loads]
+        loads = [replace(load, in_flight=case.in_flight(load)) for load in case.loads]
         outcome = simulate(one, scheduler_named("fifo"), [_job(case, load) for load in loads], seed=seed)
         warm_s = WARM_UP * outcome.ended_s
         return (len(outcome.rows) - bisect_right(outcome.rows.ended_s, warm_s)) / (outcome.ended_s - warm_s)
@@ -76,7 +75,7 @@ class VirtualCluster:
 
 
 def _job(case: Case, load: Load) -> JobModel:
-    arrivals = Closed(_in_flight(case, load)) if load.rate_per_s is None else Poisson(load.rate_per_s)
+    arrivals = Closed(case.in_flight(load)) if load.rate_per_s is None else Poisson(load.rate_per_s)
     return JobModel(
         load.name,
         pipeline_named(load.pipeline),
@@ -86,10 +85,6 @@ def _job(case: Case, load: Load) -> JobModel:
         admitted=case.admission == "jobs",
         adaptive=case.adaptive,
     )
-
-
-def _in_flight(case: Case, load: Load) -> int:
-    return load.in_flight or AHEAD * case.nodes * case.slots
 
 
 def _decision_us(case: Case) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from sage.flow.operator import OperatorContext
 from sage.llm.client import ChatClient
-from sage.simulation import Phase, pipeline_named
+from sage.simulation import Phase
 
 
 class Stamped(NamedTuple):
@@ -25,14 +24,6 @@ class Stamped(NamedTuple):
     asked_s: float = 0.0
     home_s: float = 0.0
     outcome: Any = None
-
-
-def read(pipeline: str, job: str, tasks: int, seed: int) -> Iterator[Stamped]:
-    """The same records as in virtual time, stamped when they are read."""
-    chance = random.Random(f"{seed} {job} records")
-    draw = pipeline_named(pipeline)
-    for index in range(tasks):
-        yield Stamped(index, draw(chance).phases[0], monotonic())
 
 
 class Compute:
@@ -70,12 +61,7 @@ class Ask:
         prompt = "word" * (record.phase.prompt_tokens - 3)  # four letters are a token to the simulated endpoint
         tokens = record.phase.output_tokens
         await self._client.complete([{"role": "user", "content": prompt}], max_tokens=tokens, ignore_eos=True)
-        return record._replace(asked_s=asked_s, home_s=monotonic())
+        return record._replace(asked_s=asked_s)
 
     async def close(self) -> None:
         await self._client.close()
-
-
-async def arrive(record: Stamped) -> Stamped:
-    """Runs in the process that started the run: the record is home."""
-    return record._replace(home_s=monotonic())

@@ -11,6 +11,7 @@ from time import process_time
 import click
 
 from sage.cli.commands import debug_option, whole_number
+from sage.cli.validation import print_validation
 from sage.errors import UsageError
 from sage.llm.simulated import PROFILES, profile_named
 from sage.scheduling import scheduler_named
@@ -30,6 +31,7 @@ from sage.simulation import (
 AHEAD = 2
 """Records on their way for each slot, where the load does not say it."""
 MOST_ENDPOINTS = 1000
+NOT_TRUE = 1
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,34 @@ def _figures(outcome: Outcome) -> dict[str, float | int | str]:
 @click.option("--profile", default="a100-qwen2.5-3b", type=click.Choice(list(PROFILES)), help="Of the endpoints.")
 @click.option("--seed", default="0", callback=whole_number, metavar="N", help="[default: 0]")
 @click.option("--json", "to_json", is_flag=True, help="The figures as JSON, one line for each number of endpoints.")
+@click.option("--validate", "only_validate", is_flag=True, help="Only compare with a real cluster: 1, 4, 8, 16 nodes.")
+@click.option("--on", default="local", show_default=True, metavar="CLUSTER", help="For --validate; as in sage bench.")
 @debug_option
+@click.pass_context
 def simulate_command(
-    *, endpoints: str, to_json: bool, scheduler: str, profile: str, seed: int, **options: object
+    context: click.Context,
+    /,
+    *,
+    endpoints: str,
+    to_json: bool,
+    only_validate: bool,
+    on: str,
+    scheduler: str,
+    profile: str,
+    seed: int,
+    **options: object,
 ) -> None:
     """Run a load on a cluster in virtual time: the real schedulers and limits, models of nodes and endpoints.
 
-    ``--endpoints 1..8`` says for each number of endpoints where the next bottleneck is.
+    ``--endpoints 1..8`` says for each number of endpoints where the next bottleneck is. ``--validate`` runs sleeping
+    records on real processes or nodes and in virtual time; the exit code is 1 if they are further than 10% apart.
     """
+    if only_validate:
+        context.exit(0 if print_validation(on, seed) else NOT_TRUE)
     scheduler_named(scheduler)
     nodes = _nodes(options)
     job = _job(options)
+    found: dict[int, str] = {}
     if not to_json:
         click.echo("virtual time, simulated endpoints: nothing here was measured on machines")
         click.echo("endpoints  records/s     p50 s     p99 s  balance  slots busy  endpoints busy  bottleneck")
@@ -109,6 +128,19 @@ def simulate_command(
                 f"{figures['balance']:7.3f}  {figures['slots_busy']:10.1%}  {figures['endpoints_busy']:14.1%}  "
                 f"{figures['bottleneck']}"
             )
+        found[count] = str(figures["bottleneck"])
+    if len(found) > 1 and not to_json:
+        click.echo(_next_bottleneck(found))
+
+
+def _next_bottleneck(found: dict[int, str]) -> str:
+    """From which number of endpoints on something else is."""
+    counts = list(found)
+    first = found[counts[0]]
+    if found[counts[-1]] == first:
+        return f"from {counts[0]} to {counts[-1]} endpoints the bottleneck is the same: {first}"
+    since = next(count for count in counts if all(found[later] != first for later in counts if later >= count))
+    return f"the next bottleneck, from {since} endpoints on: {found[since]}"
 
 
 def _nodes(options: dict[str, object]) -> ClusterModel:

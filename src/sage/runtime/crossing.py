@@ -143,10 +143,19 @@ class CrossingWiring(Wiring):
         stats = StepStats(target.name)
         self.refused.append(stats)
         failures = Failures(self.graph.steps[target.name], context, stats)
+        queues = self._queues[target.name]
         largest = largest_item(target.capacity, target.instances)
+        behind = target.instances // len(queues)
         outlets = [
-            Outlet(queue, largest=largest, reports=self._reports, failures=failures, control=context.control)
-            for queue in self._queues[target.name]
+            Outlet(
+                queue,
+                largest=largest,
+                instances=behind,
+                reports=self._reports,
+                failures=failures,
+                control=context.control,
+            )
+            for queue in queues
         ]
         self._outlets.setdefault(target.name, []).extend(outlets)
         return Connection(outlets, context.ledger, keyed=target.keyed, keeps_keys=self.keeps_keys(target))

@@ -47,12 +47,14 @@ class Outlet:
         queue_: Queue[Item],
         *,
         largest: int,
+        instances: int,
         reports: Reports,
         failures: Failures,
         control: Control,
     ) -> None:
         self.records = 0
         """How many were put."""
+        self._instances = instances
         self._queue = queue_
         queue_.batch_size = 1  # an item is a batch already: it need not wait for others
         self._largest = largest
@@ -65,8 +67,9 @@ class Outlet:
     def put(self, batch: Batch) -> None:
         """Send `batch`; waits while the queue is full. Raises `Aborted`."""
         start = 0
+        share = -(-len(batch) // self._instances)  # or one instance would get all that came, and others nothing
         while start < len(batch):
-            stop = min(start + self._size, len(batch))
+            stop = min(start + min(self._size, share), len(batch))
             self._send(batch if stop - start == len(batch) else batch.slice(start, stop))
             start = stop
 
