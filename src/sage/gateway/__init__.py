@@ -11,6 +11,8 @@
     requests.py      what is looked at in a request's body, and its limits; everything else passes through untouched
     destinations.py  what a request must not say: where it goes
     relay.py         a stream of events passed on as bytes: finds the usage, and hides it from who did not ask
+    batch.py         what a batch and its files are; batch_store.py: on disk; batch_runner.py: how they are worked off
+    batch_routes.py  /v1/files and /v1/batches
     callers.py       who a key belongs to, and what it opens
     allowance.py     rates and budgets of keys and tenants
     cache.py         answers that are given again

@@ -52,6 +52,16 @@ class Callers:
         matches = [caller for known, caller in self._known if hmac.compare_digest(known, digest)]
         return matches[0] if matches else self._in_folder(digest.hex())
 
+    def named(self, name: str) -> Caller | None:
+        """By the name of its key: for what goes on when nobody calls. None where the key is gone."""
+        if not self._keyed:
+            return NOBODY
+        found = next((caller for _, caller in self._known if caller.name == name), None)
+        if found is not None or self._folder is None:
+            return found
+        callers = (self._in_folder(path.name) for path in self._folder.glob("[0-9a-f]*"))
+        return next((caller for caller in callers if caller is not None and caller.name == name), None)
+
     def _in_folder(self, sha256: str) -> Caller | None:
         """Looked up each time: a key whose file is gone opens nothing any more."""
         if self._folder is None:

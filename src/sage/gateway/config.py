@@ -12,6 +12,7 @@
     cache_bytes = 0              # for answers to be given again to who asks for it; 0: none
     cache_ttl_s = 3600
     prefix_affinity = true       # long prompts that begin alike go to the same endpoint, where that costs nothing
+    batch_bytes = 1_073_741_824  # for files of batches, in the folder `batches` beside the file of usage; 0: none
 
     [[endpoint]]
     url = "http://127.0.0.1:8001"
@@ -116,6 +117,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Annotated[int, Meta(ge=0)] = 0
     cache_ttl_s: Annotated[float, Meta(gt=0)] = 3600.0
     prefix_affinity: bool = True
+    batch_bytes: Annotated[int, Meta(ge=0)] = 1 << 30
     keys_folder: str | None = None
     """Where further keys are looked up. Their rates and budgets are not kept."""
 

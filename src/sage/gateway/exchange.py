@@ -54,13 +54,7 @@ class Exchange:
         self._trace(answer)
         if answer.status == 200 and answer.content_type.startswith(EVENTS):
             return await self._pass_events(answer)
-        pieces, size_bytes = [answer.first], len(answer.first)
-        while pieces[-1]:
-            pieces.append(await answer.piece())
-            size_bytes += len(pieces[-1])
-            if size_bytes > MAX_ANSWER_BYTES:
-                raise TooLarge(f"more than {MAX_ANSWER_BYTES} bytes")
-        body = b"".join(pieces)
+        body = await read_whole(answer)
         self.headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
         if answer.status == 200:
             self._usage = usage_of(body)
@@ -173,6 +167,17 @@ class Exchange:
             "X-SAGE-Queue-Ms": _ms(queued_s),
             "X-SAGE-First-Byte-Ms": _ms(first_byte_s),
         }
+
+
+async def read_whole(answer: RelayedAnswer) -> bytes:
+    """Raises what `RelayedAnswer.piece` raises, and `TooLarge`."""
+    pieces, size_bytes = [answer.first], len(answer.first)
+    while pieces[-1]:
+        pieces.append(await answer.piece())
+        size_bytes += len(pieces[-1])
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise TooLarge(f"more than {MAX_ANSWER_BYTES} bytes")
+    return b"".join(pieces)
 
 
 def _ms(seconds: float) -> str:

@@ -33,6 +33,7 @@ class Refusal(Exception):
         self.message = message
         self.code = code
         self.param = param
+        self.retry_after_s = retry_after_s
         self.headers: dict[str, str] = {}
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))

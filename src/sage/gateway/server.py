@@ -10,8 +10,11 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from sage.errors import PipelineError
+from sage.errors import PipelineError, StorageError
 from sage.gateway import requests
+from sage.gateway.batch_routes import BatchRoutes
+from sage.gateway.batch_runner import BatchRunner
+from sage.gateway.batch_store import BatchStore
 from sage.gateway.books import Books
 from sage.gateway.callers import NOBODY, Caller, Callers
 from sage.gateway.config import GatewayConfig, is_loopback, upstream_key
@@ -43,6 +46,8 @@ class Server:
         self._pools: dict[str, EndpointPool] = {}
         self._figures = Figures()
         self._listener: HttpListener | None = None
+        self._store: BatchStore | None = None
+        self._runner: BatchRunner | None = None
 
     async def start(self) -> None:
         """Listen. Raises as `sage.gateway.Gateway`."""
@@ -56,11 +61,17 @@ class Server:
         self._listener = HttpListener(app, shutdown_timeout_s=drain_s, protocol=Connection)
         await self._listener.open(self._config.host, self._config.port)
         self.url = self._listener.url
+        if self._runner is not None:
+            self._runner.resume()
 
     async def close(self) -> None:
         """Take no more requests, wait `drain_s` for those in flight, write down what was used."""
         if self._listener is not None:
             await self._listener.close()
+        if self._runner is not None:
+            await self._runner.close()
+        if self._store is not None:
+            self._store.close()
         for pool in set(self._pools.values()):
             await pool.close()
         if self._books is not None:
@@ -105,6 +116,7 @@ class Server:
             ("POST", "/v1/chat/completions", serving.handler(requests.chat)),
             ("POST", "/v1/completions", serving.handler(requests.completion)),
             ("POST", "/v1/embeddings", serving.handler(requests.embedding)),
+            *self._batch_routes(serving).routes(),
             ("GET", "/v1/models", self._list),
             ("GET", "/v1/models/{model:.+}", self._model),
             ("GET", "/live", self._live),
@@ -113,6 +125,19 @@ class Server:
         ):
             app.router.add_route(method, path, handler, expect_handler=expected)
         return app
+
+    def _batch_routes(self, serving: Serving) -> BatchRoutes:
+        """Without a folder for them there are none, and everything else works."""
+        most_bytes, why = self._config.batch_bytes, "batch_bytes is 0"
+        if most_bytes:
+            try:
+                self._store = BatchStore(self._usage_file.parent / "batches")
+            except StorageError as error:
+                why = str(error.got)
+        if self._store is not None:
+            longest = self._config.longest_answer_tokens
+            self._runner = BatchRunner(self._store, serving.whole, self._callers.named, longest)
+        return BatchRoutes(self._store, self._runner, most_bytes, why)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

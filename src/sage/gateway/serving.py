@@ -20,10 +20,12 @@ from sage.gateway.books import Books
 from sage.gateway.cache import AnswerCache, Kept, Key, key_of
 from sage.gateway.callers import Caller
 from sage.gateway.config import GatewayConfig
-from sage.gateway.exchange import Exchange
+from sage.gateway.exchange import Exchange, read_whole
 from sage.gateway.faults import Refusal, of_endpoints
 from sage.gateway.figures import Figures
 from sage.gateway.health import Health
+from sage.gateway.ledger import Used
+from sage.gateway.relay import usage_of
 from sage.gateway.requests import Asked, Labels
 from sage.llm.pool import EndpointPool
 from sage.llm.turns import Ticket
@@ -65,7 +67,7 @@ class Serving:
             arrived_at = _now()
             caller = request[CALLER]
             labels = requests.labels(request.headers)
-            asked = read(await _body(request), self._config.longest_answer_tokens if caller.budgeted else None)
+            asked = read(await read_body(request), self._config.longest_answer_tokens if caller.budgeted else None)
             pool = self._pools.get(asked.model)
             if pool is None or not caller.may_use(asked.model):
                 raise requests.unknown_model(asked.model)
@@ -95,6 +97,34 @@ class Serving:
             self._books.add(used)
             if key is not None and (answer := exchange.kept()) is not None:
                 self._cache.put(key, answer, _now())
+
+    async def whole(self, asked: Asked, caller: Caller, labels: Labels, band: int, limit_s: float) -> tuple[int, bytes]:
+        """Answer what nobody waits for at a connection: status and body. Raises `Refusal` and `EndpointError`."""
+        pool = self._pools.get(asked.model)
+        if pool is None or not caller.may_use(asked.model):
+            raise requests.unknown_model(asked.model)
+        need = Need(asked.prompt_tokens + asked.answer_tokens, asked.most_tokens)
+        reservation = self._allowances.reserve(caller.name, need, _moment())
+        used = Used(caller.name, labels.job, labels.step, asked.model, failed=1)
+        ticket = self._ticket(asked, caller, labels.job)
+        ticket.band = band
+        try:
+            async with pool.relay(ticket, asked.path, asked.body, wait_timeout_s=limit_s) as answer:
+                self._health.moved(answer.granted_at)
+                body = await read_whole(answer)
+                usage = usage_of(body) if answer.status == 200 else None
+                if usage is not None:
+                    answer.used(usage.prompt_tokens)
+                    answer.came(usage.completion_tokens)
+                    self._figures.used(asked.model, usage.prompt_tokens, usage.completion_tokens)
+                    used = used._replace(
+                        failed=0, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+                    )
+                return answer.status, body
+        finally:
+            reservation.settle(used.tokens, _moment())
+            self._health.moved(_now())
+            self._books.add(used)
 
     def _looked_up(self, exchange: Exchange, caller: Caller, labels: Labels) -> tuple[Kept | None, Key | None]:
         """The answer that was given before, and under what a new one is to be kept."""
@@ -145,7 +175,7 @@ def _admit(pool: EndpointPool, ticket: Ticket, limit_s: float) -> None:
     raise Refusal(429, message, code="would_wait_too_long", retry_after_s=wait_s - prudent_s)
 
 
-async def _body(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
     if request.content_length is not None and request.content_length > requests.MAX_BODY_BYTES:
         raise Refusal(413, f"the body is larger than {requests.MAX_BODY_BYTES} bytes")
     if request.headers.get("Content-Encoding", "identity") != "identity":

@@ -1,0 +1,204 @@
+"""Files and batches, as the official client and as bare HTTP see them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from behind import CHAT, MODEL, Said, ask, chat, gateway_for, keyed, used
+
+from conftest import Wait
+from sage.gateway import Gateway
+from sage.llm.simulated import SimulatedEndpoint
+
+
+@pytest.fixture
+def endpoint() -> Iterator[SimulatedEndpoint]:
+    with SimulatedEndpoint("tiny") as running:
+        yield running
+
+
+def lines(count: int, **options: Any) -> bytes:
+    return b"\n".join(line(f"q{number}", chat(f"Question {number}", **options)) for number in range(count))
+
+
+def line(custom_id: str, body: object, url: str = CHAT) -> bytes:
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).encode()
+
+
+def upload(gateway: Gateway, content: bytes, purpose: str = "batch", **headers: str) -> Said:
+    parts = [
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n' + purpose.encode(),
+        b'\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n' + content,
+        b"\r\n--x--\r\n",
+    ]
+    return ask(gateway, "/v1/files", b"".join(parts), Content_Type="multipart/form-data; boundary=x", **headers)
+
+
+def create(gateway: Gateway, file: str, window: str = "24h", endpoint: str = CHAT, **headers: str) -> Said:
+    body = {"input_file_id": file, "endpoint": endpoint, "completion_window": window}
+    return ask(gateway, "/v1/batches", body, **headers)
+
+
+def batch(gateway: Gateway, name: str, **headers: str) -> dict[str, Any]:
+    found: dict[str, Any] = ask(gateway, f"/v1/batches/{name}", **headers).json
+    return found
+
+
+def ended(gateway: Gateway, name: str, wait_until: Wait) -> dict[str, Any]:
+    wait_until(lambda: batch(gateway, name)["status"] in ("completed", "failed", "expired", "cancelled"))
+    return batch(gateway, name)
+
+
+def results(gateway: Gateway, file: str | None) -> dict[str, Any]:
+    assert file is not None
+    said = ask(gateway, f"/v1/files/{file}/content").body
+    return {each["custom_id"]: each for each in map(json.loads, said.splitlines())}
+
+
+def test_the_official_client(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:
+    openai = pytest.importorskip("openai")
+    with (
+        gateway_for(endpoint.url) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        file = client.files.create(file=("in.jsonl", lines(3)), purpose="batch")
+        made = client.batches.create(
+            input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"who": "me"}
+        )
+        wait_until(lambda: client.batches.retrieve(made.id).status == "completed")
+        whole = client.batches.retrieve(made.id)
+        assert (whole.request_counts.total, whole.request_counts.completed, whole.metadata) == (3, 3, {"who": "me"})
+        assert whole.error_file_id is None
+        said = [json.loads(each) for each in client.files.content(whole.output_file_id).text.splitlines()]
+        assert {each["custom_id"] for each in said} == {"q0", "q1", "q2"}
+        assert all(each["response"]["body"]["usage"]["completion_tokens"] == 5 for each in said)
+        assert [each.id for each in client.batches.list()] == [made.id]
+        assert {each.id for each in client.files.list()} == {file.id, whole.output_file_id}
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file.id)
+        with pytest.raises(openai.BadRequestError):
+            client.files.create(file=("in.jsonl", b"{}"), purpose="fine-tune")
+
+
+def test_a_request_that_is_wrong_is_an_error_and_the_others_are_answered(
+    endpoint: SimulatedEndpoint, wait_until: Wait
+) -> None:
+    content = [
+        line("good", chat()),
+        line("unknown", chat() | {"model": "other"}),
+        line("wrong", chat(n=17)),
+        line("stream", chat(stream=True)),
+    ]
+    with gateway_for(endpoint.url) as gateway:
+        found = ended(gateway, create(gateway, upload(gateway, b"\n".join(content)).json["id"]).json["id"], wait_until)
+        assert found["status"] == "completed"
+        assert found["request_counts"] == {"total": 4, "completed": 1, "failed": 3}
+        assert results(gateway, found["output_file_id"]).keys() == {"good"}
+        errors = results(gateway, found["error_file_id"])
+        codes = {name: each["response"]["status_code"] for name, each in errors.items()}
+        assert codes == {"unknown": 404, "wrong": 400, "stream": 400}
+    (spent,) = used(gateway, "model")
+    assert (spent.model, spent.requests, spent.completion_tokens) == (MODEL, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "empty_file"),
+        (b"nonsense\n\xff", "invalid_line"),
+        (line("a", chat(), "/v1/embeddings"), "invalid_line"),
+        (line("a", chat()) + b"\n" + line("a", chat()), "invalid_line"),
+        (b'{"custom_id": "' + b"a" * (1 << 20) + b'"}', "invalid_line"),
+    ],
+    ids=["empty", "nonsense", "another endpoint", "twice", "a long line"],
+)
+def test_a_file_that_is_wrong_fails_the_batch(
+    content: bytes, code: str, endpoint: SimulatedEndpoint, wait_until: Wait
+) -> None:
+    with gateway_for(endpoint.url) as gateway:
+        found = ended(gateway, create(gateway, upload(gateway, content).json["id"]).json["id"], wait_until)
+    assert found["status"] == "failed"
+    assert found["errors"]["data"][0]["code"] == code
+
+
+def test_it_survives_a_restart_and_pays_for_nothing_twice(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:
+    with gateway_for(endpoint.url) as gateway:
+        endpoint.set_faults("silence@0.5")
+        name = create(gateway, upload(gateway, lines(40)).json["id"]).json["id"]
+        wait_until(lambda: batch(gateway, name)["request_counts"]["completed"] >= 4)
+    endpoint.set_faults()
+    (journal,) = Path("batches").glob("*.results")
+    with journal.open("ab") as file:
+        file.write(b'{"id": "half a li')
+    before = sum(each.requests - each.failed for each in used(gateway))
+    with gateway_for(endpoint.url) as gateway:
+        found = ended(gateway, name, wait_until)
+        assert found["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+        assert results(gateway, found["output_file_id"]).keys() == {f"q{number}" for number in range(40)}
+    assert before >= 4
+    assert sum(each.requests - each.failed for each in used(gateway)) == 40
+
+
+def test_a_batch_that_is_cancelled_says_what_was_not_sent(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:
+    endpoint.set_faults("silence@0.5")
+    with gateway_for(endpoint.url) as gateway:
+        file = upload(gateway, lines(30)).json["id"]
+        name = create(gateway, file).json["id"]
+        wait_until(lambda: batch(gateway, name)["request_counts"]["completed"])
+        assert ask(gateway, f"/v1/files/{file}", method="DELETE").status == 409
+        assert ask(gateway, f"/v1/batches/{name}/cancel", {}).json["status"] in ("cancelling", "cancelled")
+        found = ended(gateway, name, wait_until)
+        assert found["status"] == "cancelled"
+        errors = results(gateway, found["error_file_id"])
+        assert {each["error"]["code"] for each in errors.values()} == {"batch_cancelled"}
+        assert len(errors) + len(results(gateway, found["output_file_id"])) == 30
+        assert ask(gateway, f"/v1/batches/{name}/cancel", {}).json["status"] == "cancelled"
+        wait_until(lambda: not endpoint.snapshot().running)
+
+
+def test_a_batch_that_takes_too_long_expires(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:
+    endpoint.set_faults("silence")
+    with gateway_for(endpoint.url) as gateway:
+        found = ended(gateway, create(gateway, upload(gateway, lines(2)).json["id"], "1s").json["id"], wait_until)
+        assert found["status"] == "expired"
+        assert {each["error"]["code"] for each in results(gateway, found["error_file_id"]).values()} == {
+            "batch_expired"
+        }
+
+
+def test_others_do_not_see_them_and_nothing_leaves_the_folder(endpoint: SimulatedEndpoint) -> None:
+    (alice, a), (bob, b) = keyed("alice"), keyed("bob")
+    with gateway_for(endpoint.url, key=(a, b)) as gateway:
+        file = upload(gateway, lines(1), Authorization=alice).json["id"]
+        name = create(gateway, file, Authorization=alice).json["id"]
+        assert ask(gateway, f"/v1/files/{file}").status == 401
+        for path in (f"/v1/files/{file}", f"/v1/files/{file}/content", f"/v1/batches/{name}"):
+            assert ask(gateway, path, Authorization=bob).status == 404
+            assert ask(gateway, path, Authorization=alice).status == 200
+        assert create(gateway, file, Authorization=bob).status == 404
+        assert ask(gateway, "/v1/files", Authorization=bob).json["data"] == []
+        for path in ("/v1/files/..%2flock/content", "/v1/files/%2e%2e/content", "/v1/batches/..%2f..%2fusage"):
+            assert ask(gateway, path, Authorization=alice).status == 404
+    assert Path("batches").stat().st_mode & 0o777 == 0o700
+
+
+def test_bad_requests(endpoint: SimulatedEndpoint) -> None:
+    with gateway_for(endpoint.url, batch_bytes=2000) as gateway:
+        assert upload(gateway, b"a" * 3000).status == 413
+        assert ask(gateway, "/v1/files", b"{}", Content_Type="application/json").status == 415
+        assert ask(gateway, "/v1/files", b"--x", Content_Type="multipart/form-data; boundary=x").status == 400
+        assert ask(gateway, "/v1/files", b"x", Content_Type="multipart/form-data").status == 400
+        file = upload(gateway, lines(1)).json["id"]
+        assert create(gateway, file, "a while").error["param"] == "completion_window"
+        assert create(gateway, file, endpoint="/v1/models").error["param"] == "endpoint"
+        assert create(gateway, "file-" + "0" * 24).error["code"] == "file_not_found"
+        assert ask(gateway, "/v1/batches", b"[]", method="POST").status == 400
+        assert ask(gateway, "/v1/batches?limit=x").error["param"] == "limit"
+        assert ask(gateway, "/v1/batches?after=x").error["param"] == "after"
+        with gateway_for(endpoint.url) as second:
+            assert ask(second, "/v1/batches").error["code"] == "no_batches"
+            assert ask(second, CHAT, chat()).status == 200
+    assert not list(Path("batches").glob("*.part"))
