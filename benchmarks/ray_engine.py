@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,19 +167,84 @@ def idle(nodes: list[int]) -> None:
     print(f"  {(used[1] - used[0]) / 10:.1%} of a core, over {len(pids)} processes", flush=True)
 
 
+class Worked(NamedTuple):
+    record: int
+    process: int
+    session: int
+    """Of its node."""
+    at_s: float
+
+
+def work(record: int) -> Worked:
+    time.sleep(0.02)
+    return Worked(record, os.getpid(), os.getsid(0), time.monotonic())
+
+
+def failover(nodes: list[int]) -> None:
+    """The last of the numbers says how many nodes; all processes of one of them are killed in mid-run."""
+    count, records = max(2, nodes[-1]), 4_000
+    print(
+        f"failover: {records:,} records of 20 ms, one at a time on each of {count} nodes; one node is killed (SIGKILL)"
+    )
+    seen: dict[int, int] = {}
+
+    async def note(worked: Worked) -> Worked:  # at home
+        seen[worked.process] = worked.session
+        return worked
+
+    with connected(count) as made:
+        pipeline = sage.Pipeline("failover")
+        pipeline.read(Items(range(records))).map(work, name="work").map(note, name="note").collect()
+        job = sage.start(pipeline, sage.RunOptions(engine="ray", hosts=count))
+        while len(seen) < count or job.snapshot().account.written < records / 4:
+            time.sleep(0.01)
+        killed_s = time.monotonic()
+        os.kill(made.nodes[-1].pid, signal.SIGKILL)  # its keeper kills what else was in its session
+        while not job.snapshot().restarts:
+            time.sleep(0.001)
+        told_s = time.monotonic() - killed_s
+        result = job.wait()
+    assert result.error is None, result.error
+    numbers = Counter(worked.record for worked in result.collected())
+    times = sorted(worked.at_s - killed_s for worked in result.collected())
+    before = sum(-5.0 < at_s < 0.0 for at_s in times) / min(5.0, -times[0])
+    back = _seconds_until(times, 0.75 * before)
+    print(
+        f"  lost {records - len(numbers)}, repeated {sum(numbers.values()) - len(numbers)}; {before:.0f} records/s "
+        f"before, told after {told_s:.1f} s, 3/4 of that rate again after {back} s; {result.restarts[0]}",
+        flush=True,
+    )
+
+
+def _seconds_until(times: list[float], rate: float) -> str:
+    """The end of the first second from which on so many records came in each of two seconds."""
+    late = [at_s for at_s in times if at_s > 0.5]
+    for at_s in late:
+        if all(sum(at_s + second <= other < at_s + second + 1 for other in late) >= rate for second in range(2)):
+            return f"{at_s:.1f}"
+    return "never"
+
+
 def used_s_by(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @contextmanager
-def connected(nodes: int) -> Iterator[None]:
+def connected(nodes: int) -> Iterator[cluster.Cluster]:
     """This process as the driver of a cluster of its own."""
     with cluster.private(nodes=nodes, cpus=1) as made, cluster.connect(made, log_to_driver=False):
-        yield
+        yield made
 
 
-ALL: dict[str, Callable[[list[int]], None]] = {"rag": rag, "tasks": tasks, "w1": w1, "w3": w3, "idle": idle}
+ALL: dict[str, Callable[[list[int]], None]] = {
+    "rag": rag,
+    "tasks": tasks,
+    "w1": w1,
+    "w3": w3,
+    "idle": idle,
+    "failover": failover,
+}
 
 
 def main() -> None:

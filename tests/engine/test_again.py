@@ -210,6 +210,25 @@ def _cut(n: int, fails: bool) -> int:
     return n
 
 
+def test_a_record_that_kills_its_process_is_a_dead_letter_after_three_deaths(letters: Letters) -> None:
+    deaths = Notes()
+
+    def work(n: int) -> int:
+        if n in (40, 90):
+            deaths.append(n)
+            os._exit(1)
+        return n
+
+    result = engine.over(range(200), lambda s: s.map(work, name="work"))
+    assert result.error is None
+    assert sorted(result.collected()) == [n for n in range(200) if n not in (40, 90)]
+    assert {(letter["rid"], letter["code"], letter["step"]) for letter in letters(result)} == {
+        ("items/40", "E419", "work"), ("items/90", "E419", "work")
+    }  # fmt: skip
+    assert max(Counter(deaths).values()) <= 3
+    assert len(result.restarts) <= len(deaths)
+
+
 def test_a_sink_that_hangs_is_the_end(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "RELEASE_S", 0.1)
     writing, gate = Notes(), Gate()

@@ -48,6 +48,7 @@ class Crew:
         self.lost: list[HostError] = []
         """Hosts that were lost before the work was done."""
         self.lost_processes: list[int] = []
+        self.lost_hosts: list[int] = []
 
     @property
     def members(self) -> Sequence[str]:

@@ -42,11 +42,13 @@ from sage.runtime.messages import (
     Plan,
     Printed,
     TaskEnded,
+    Trying,
     name_of,
 )
 from sage.runtime.placement import HOME, Placement, edges_into
 from sage.runtime.reports import Report, Reports
 from sage.runtime.stats import StepStats
+from sage.runtime.suspects import Suspects
 from sage.runtime.worker import Ended, Event, Opened
 
 CLOSE_GRACE_S = 0.25
@@ -69,9 +71,11 @@ class Fleet(Crew):
         messages: queue.SimpleQueue[Any],
         *,
         engine: Engine,
+        suspects: Suspects,
         each_second: Callable[[], object],
     ) -> None:
         """The caller closes `engine`. `each_second` is called on a thread of the fleet's."""
+        self._suspects = suspects
         self._engine = engine
         self._each_second = each_second
         self._durability = context.durability
@@ -130,6 +134,8 @@ class Fleet(Crew):
                 return [message]
             case HostEnded(host, failure):
                 return [Ended(name_of(host), None if failure is None else failure.error())]
+            case Trying(host, worker, attempt):
+                self._suspects.note(host, worker, attempt)
             case Asked():
                 self._answer(message)
             case TaskEnded(host, task):
@@ -139,15 +145,19 @@ class Fleet(Crew):
             case Printed(text, is_error):
                 print(text, end="", file=sys.stderr if is_error else sys.stdout, flush=True)
             case Report():
-                try:
-                    self._books.take(message)
-                except SageError as error:
-                    return [Ended("dead letters", error)]
+                return self._entered(message)
             case Closed(host, stuck):
                 self._hosts[host].closed = True
                 self._stuck += stuck
             case Lost(host, why) if not self._hosts[host].closed:
                 return [self._lost(self._hosts[host], why)]
+        return []
+
+    def _entered(self, report: Report) -> Sequence[Event]:
+        try:
+            self._books.take(report)
+        except SageError as error:
+            return [Ended("dead letters", error)]
         return []
 
     def _answer(self, asked: Asked) -> None:
@@ -168,6 +178,7 @@ class Fleet(Crew):
         host.closed = True
         error = host.lost(why)
         self.lost.append(error)
+        self.lost_hosts.append(host.number)
         if host.process is not None:
             self.lost_processes.append(host.process)
         return Ended(name_of(host.number), error)
@@ -239,7 +250,9 @@ class Fleet(Crew):
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
         journal = None if context.durability is None else _branch(context.durability, self._engine)
-        return _packed(Plan(_without_home(graph), placement, context.run_id, ways, context.clock, journal))
+        return _packed(
+            Plan(_without_home(graph), placement, context.run_id, ways, context.clock, self._suspects.watch, journal)
+        )
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):

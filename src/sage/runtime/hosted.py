@@ -38,10 +38,13 @@ from sage.runtime.messages import (
     Setup,
     SocketLink,
     TaskEnded,
+    Trying,
     name_of,
 )
 from sage.runtime.reports import LettersOnTheWay, Reports
 from sage.runtime.stage import figures_of
+from sage.runtime.suspects import Try
+from sage.runtime.watched import WatchedWiring
 from sage.runtime.worker import Event, Opened
 
 FIGURES_EVERY_S = 0.25
@@ -104,9 +107,13 @@ class HostProgram:
         context = RuntimeContext(
             pipeline, plan.run_id, self._control, ledger, letters, plan.clock, append=False, durability=self._durability
         )
-        self._wiring = CrossingWiring(
-            plan.graph, context, plan.placement, opened, number=self._number, reports=self._reports, book=None
-        )
+        parts = plan.graph, context, plan.placement, opened
+        if plan.watch is None:
+            self._wiring = CrossingWiring(*parts, number=self._number, reports=self._reports, book=None)
+        else:
+            self._wiring = WatchedWiring(
+                *parts, number=self._number, reports=self._reports, book=None, watch=plan.watch, say=self._say
+            )
         self._parts = assemble(self._wiring, self._host)
         self._workers = self._parts.workers
         self._roster = Roster(self._workers)
@@ -120,6 +127,12 @@ class HostProgram:
         from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
 
         return StepJournals(Path(journal.folder), journal.epoch, self._journal_failed, begun=journal.begun)
+
+    def _say(self, worker: str, attempt: Try | None) -> None:
+        with suppress(OSError):  # the driver is gone
+            self._link.send(Trying(self._number, worker, attempt))
+            if attempt is not None:
+                self._link.flush()
 
     def _journal_failed(self, error: SageError) -> None:
         if not self._control.aborted.is_set():  # else it is no news

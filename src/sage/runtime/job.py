@@ -24,6 +24,7 @@ from sage.runtime.ledger import MAX_OPEN_RECORDS, Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
 from sage.runtime.restarts import Restarts
 from sage.runtime.stats import latency_of
+from sage.runtime.suspects import Suspects
 from sage.runtime.terminals import CollectStage, SinkStage
 
 if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
@@ -51,6 +52,7 @@ class Job:
         self._directory: JobDirectory | None = None
         self._handover: Handover | None = None
         self._restarts = Restarts(options.restarts, options.restart_window_s)
+        self._suspects = Suspects()
         self._attempt: Attempt
         self._done = threading.Event()
         self._result: RunResult | None = None
@@ -149,7 +151,10 @@ class Job:
         from sage.runtime.fleet import Fleet  # what starts processes takes 30 ms to import
 
         each_second = self._handover.cut
-        crew = Fleet(self._graph, context, book, letters, messages, engine=self._engine, each_second=each_second)
+        crew = Fleet(
+            self._graph, context, book, letters, messages,
+            engine=self._engine, suspects=self._suspects, each_second=each_second,
+        )  # fmt: skip
         return Attempt(control, messages, book, crew)
 
     def _book(self, control: Control, before: Book | None) -> Book:
@@ -182,6 +187,8 @@ class Job:
             return Ending(self._restarts.refused(loss), [], None)
         assert self._handover is not None
         before = self._attempt
+        if self._suspects.died(before.crew.lost_hosts):
+            self._restarts.forgive()
         try:
             self._handover.release(before.crew.lost_processes)
             self._dead_letters.begin_again()

@@ -20,6 +20,7 @@ from sage.runtime.deadletters import reason_of
 from sage.runtime.durable import Branch, FarBranch, Question
 from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
+from sage.runtime.suspects import Try, Watch
 
 LONGEST_CHAIN = 8
 """Causes of an error that are sent along at most."""
@@ -46,6 +47,8 @@ class Plan:
     queues: Mapping[str, Sequence[Way]]
     """By task that is fed from elsewhere: one, or one per instance if keyed."""
     clock: Clock
+    watch: Watch | None
+    """The run has lost a host before."""
     journal: Branch | FarBranch | None
     """Of the job, if the run has a directory."""
 
@@ -62,6 +65,15 @@ class Setup:
     settings: Mapping[str, str]
     """SAGE's own variables of its environment."""
     plan: Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class Trying:
+    """A worker that is watched begins with a record, or is done with all that it had."""
+
+    host: int
+    worker: str
+    attempt: Try | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +172,9 @@ class Link(Protocol):
     def receive(self) -> Any:
         """The next message, or None when the other end is gone. Raises what unpickling raises."""
 
+    def flush(self) -> None:
+        """Wait until what was sent will be received, whatever becomes of this process. Raises OSError."""
+
     def shut(self) -> None:
         """The other end is gone: `receive` comes to its end, after what has come."""
 
@@ -191,6 +206,9 @@ class SocketLink:
         except OSError:
             return None
         return unpack(bytes(data), buffers)
+
+    def flush(self) -> None:
+        """The kernel has it."""
 
     def shut(self) -> None:  # a process that the other end started may have inherited it
         with suppress(OSError):

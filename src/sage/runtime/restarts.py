@@ -25,8 +25,8 @@ class Restarts:
         return True
 
     def forgive(self) -> None:
-        """The last loss will not come again: what it was is known."""
-        self._at_s = self._at_s[:-1]
+        """What the losses came from is known, and does not come again."""
+        self._at_s.clear()
 
     def refused(self, loss: HostError) -> HostError:
         """The end of the run, with its history."""
