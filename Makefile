@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Tests start hundreds of processes, and each would compile all of SAGE where this forbids to keep what was compiled.
+export PYTHONDONTWRITEBYTECODE :=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The tests run real processes, sockets and clusters against time limits. What failed on a busy machine is tried once more,
