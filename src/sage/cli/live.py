@@ -48,6 +48,7 @@ class LiveView:
         lines = [Text(_head(snapshot, self._rates.read)), Text(table[0], "dim")]
         lines += [Text(line, "yellow" if line.startswith(MARK) else "") for line in table[1:]]
         lines += [Text(endpoint_line(each), "dim" if each.is_open else "yellow") for each in snapshot.endpoints]
+        lines += [Text(f"began again: {loss}", "yellow") for loss in snapshot.restarts[-1:]]
         lines.append(_foot(snapshot))
         for line in lines:
             line.truncate(width, overflow="ellipsis")

@@ -24,8 +24,10 @@ def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     ended = f"{result.pipeline}: {result.status} in {seconds(result.elapsed_s)}"
     ended += f", {count(_per_second(result.account.read, result))} records/s"
     lines += [ended, f"  {result.account}"]
+    lines += [f"  it began again where it stood, because {loss}" for loss in result.restarts]
     if result.earlier:
-        lines.append(f"  earlier runs of the job had finished {result.earlier:,} records")
+        who = "earlier runs of the job" if not result.restarts else "what ran before"
+        lines.append(f"  {who} had finished {result.earlier:,} records")
     if result.p50_s is not None:
         lines.append(f"  from read to written: p50 {seconds(result.p50_s)}, p99 {seconds(result.p99_s)}")
     if result.status in (Status.SUCCEEDED, Status.SUCCEEDED_WITH_DEAD_LETTERS):
@@ -58,6 +60,8 @@ def as_json(result: RunResult, pipeline: Pipeline) -> str:
         steps=[asdict(step) for step in result.steps],
         outputs=outputs_of(pipeline),
         put_aside=list(result.put_aside),
+        earlier=result.earlier,
+        restarts=list(result.restarts),
         dead_letters=None if result.dead_letters is None else str(result.dead_letters),
         error=None if result.error is None else _error(result.error),
     )
