@@ -1,0 +1,114 @@
+"""What a job feels of its neighbours: ``python -m benchmarks.scheduling_isolation [NAME...]``, about a minute.
+
+A job of one manager waits 20 ms for each of its records, four at a time, as for an endpoint; its p99 from read to
+written is measured alone, and beside a job that crashes again and again, floods its log and its disk, leaks until it is
+ended, hangs, or computes on all processors at a tenth of the weight. The bar: 10% more.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage.jobs.client import Client
+from sage.jobs.folder import StateFolder
+
+RECORDS = 1200
+BAR = 1.10
+VICTIM = """
+import time
+import sage
+from sage.connectors import Items, JsonLines
+
+def wait(n):
+    time.sleep(0.02)
+    return {"n": n}
+
+pipeline = sage.Pipeline("victim")
+pipeline.read(Items(range(RECORDS))).map(wait, concurrency=4).write(JsonLines("victim.jsonl"))
+""".replace("RECORDS", str(RECORDS))
+HEAD = "import itertools, os, time\nimport sage\nfrom sage.connectors import Items, JsonLines\n"
+BODY = """
+pipeline = sage.Pipeline("neighbour")
+pipeline.read(Items(itertools.count())).map(work{options}).write(JsonLines("neighbour.jsonl"))
+"""
+NEIGHBOURS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "crashes": (HEAD + "time.sleep(0.3)\nos.abort()\n", {"weight": 0.1}),
+    "floods": (
+        HEAD + "def work(n):\n    print('x' * 1000)\n    time.sleep(0.001)\n    return {'n': 'x' * 1000}\n"
+        + BODY.format(options=""),
+        {"weight": 0.1},
+    ),
+    "leaks": (
+        HEAD + "kept = []\ndef work(n):\n    kept.append(b'x' * 100_000 * (n % 7 + 1))\n    return {'n': n}\n"
+        + BODY.format(options=""),
+        {"weight": 0.1, "memory_bytes": 512 << 20},
+    ),
+    "hangs": (HEAD + "def work(n):\n    time.sleep(3600)\n" + BODY.format(options=", concurrency=64"), {}),
+    "computes": (
+        HEAD + "def work(n):\n    return {'n': sum(range(20_000))}\n" + BODY.format(options=""),
+        {"weight": 0.1, "processes": 2},
+    ),
+}  # fmt: skip
+
+
+def main(names: Sequence[str]) -> None:
+    alone_s = p99_beside(None)
+    print(f"alone      p99 {alone_s * 1e3:6.1f} ms")
+    for name in names or list(NEIGHBOURS):
+        found_s = p99_beside(name)
+        missed = "" if found_s <= BAR * alone_s else "   MISSED"
+        print(f"{name:<10} p99 {found_s * 1e3:6.1f} ms, {found_s / alone_s:5.2f} (bar {BAR}){missed}", flush=True)
+
+
+def p99_beside(name: str | None) -> float:
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        (folder / "sage.toml").write_text('data_dir = "data"\n')
+        (folder / "victim.py").write_text(VICTIM)
+        command = [sys.executable, "-m", "sage", "jobmanager", "start", "--detached"]
+        manager = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+        try:
+            assert manager.stdout is not None
+            json.loads(manager.stdout.readline())
+            return _p99_s(Client(StateFolder(folder / "data")), folder, name)
+        finally:
+            manager.terminate()
+            manager.wait()
+
+
+def _p99_s(client: Client, folder: Path, name: str | None) -> float:
+    neighbour = None
+    if name is not None:
+        text, spec = NEIGHBOURS[name]
+        (folder / "neighbour.py").write_text(text)
+        neighbour = client.submit({"file": str(folder / "neighbour.py"), "folder": str(folder), **spec})["id"]
+        _until(lambda: client.show(neighbour)["state"] != "PENDING")
+        time.sleep(1.0)  # it has begun what it does
+    victim = client.submit({"file": str(folder / "victim.py"), "folder": str(folder)})["id"]
+    while client.show(victim)["state"] in ("PENDING", "STARTING", "RUNNING"):
+        if neighbour is not None and client.show(neighbour)["state"] in ("FAILED", "LOST"):
+            client.resume(neighbour)
+        time.sleep(0.2)
+    if neighbour is not None:
+        for _ in range(2):
+            client.stop(neighbour)
+        _until(lambda: client.show(neighbour)["state"] in ("CANCELLED", "FAILED", "LOST"))
+    (result,) = client.show(victim)["results"]
+    found: float = result["p99_s"]
+    return found
+
+
+def _until(condition: Any) -> None:
+    while not condition():
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
