@@ -102,9 +102,15 @@ def explained(found: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> It
         yield f"  share: {share:,} records in flight, by weight {found['spec']['weight']:g}"
     figures = found["figures"]
     if figures is not None:
+        for host in figures.get("hosts", ()):
+            took = "" if host["service_s"] is None else f", {seconds(host['service_s'])} a record"
+            memory = f"{host['memory_bytes'] / 1e6:,.0f} MB, start {host['attempt']}"
+            yield f"  {host['name']}: {host['slots']:,} slots, {host['in_flight']:,} records in flight{took}, {memory}"
         for step in sorted(figures["steps"], key=lambda step: -step["busy_s"]):
             busy = step["busy_s"] / max(1e-9, figures["elapsed_s"] * step["slots"]) if step["slots"] else 0.0
             yield f"  {step['name']}: {busy:.0%} of {step['slots']:,} slots busy, {step['waiting']:,} records wait"
+            if step["load"]:
+                yield f"    its buffer is {step['load']:.0%} full, {step['load_trend_per_s']:+.0%} a second"
         if figures.get("bottleneck"):
             yield f"  {figures['bottleneck']} is what all others wait for"
 

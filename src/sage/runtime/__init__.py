@@ -13,6 +13,7 @@
     fusion.py        runs of steps as one generated loop;  loops.py  the loop
     failures.py      retry, park, replace, bury, or end the job; retry.py  when (pure)
     deadline.py      time limits for plain functions
+    load.py          how full the way to a task is; what each host does; replicas.py  how many of a blocking step work
     routing.py       connections; inbox.py  where they end; order.py  keeping the order of keys
     ledger.py        what is finished; account.py  the proof; deadletters.py  what failed
     stats.py         figures; control.py  stopping; context.py  what all of it shares

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sage.flow.graph import Edge, ExecutionGraph, Mode, StepPlan, TaskPlan
 from sage.flow.operator import OperatorContext
@@ -19,11 +20,12 @@ from sage.runtime.fusion import fused_runs
 from sage.runtime.host import Host, Worker
 from sage.runtime.inbox import Inbox, Supply
 from sage.runtime.keys import KeyStage, ReduceStage
+from sage.runtime.load import BufferLoad, fullest
 from sage.runtime.placement import edges_into
 from sage.runtime.reading import SourceStage
 from sage.runtime.replicas import Replicas
 from sage.runtime.routes import RouteStage, UnionStage
-from sage.runtime.routing import Connection, EventLoopConnection
+from sage.runtime.routing import Connection, E, EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage, Target
 from sage.runtime.stats import StepStats
 from sage.runtime.terminals import CollectStage, SinkStage
@@ -47,6 +49,7 @@ class Wiring:
         self.graph = graph
         self.context = context
         self._inboxes: dict[str, list[Inbox]] = {}
+        self._ways: dict[str, list[Connection[Any]]] = {}
 
     def instances(self, task: TaskPlan) -> Sequence[int]:
         """Those of `task` that run here."""
@@ -79,7 +82,18 @@ class Wiring:
         """From a worker that must not wait to a task, or to what brings its records there."""
         target = self.target_of(edge)
         context = self.context_of(worker)
-        return Connection(self.inboxes(target), context.ledger, keyed=target.keyed, keeps_keys=self.keeps_keys(target))
+        return self.way_to(target, self.inboxes(target), context)
+
+    def way_to(self, target: TaskPlan, entries: Sequence[E], context: RuntimeContext) -> Connection[E]:
+        """A connection that `loads` knows of."""
+        keeps_keys = self.keeps_keys(target)
+        way = Connection(entries, context.ledger, keyed=target.keyed, keeps_keys=keeps_keys)
+        self._ways.setdefault(target.name, []).append(way)
+        return way
+
+    def loads(self) -> dict[str, BufferLoad]:
+        """By task that is fed from here: that of the way to it that is fullest."""
+        return {task: fullest(way.get_buffer_load() for way in ways) for task, ways in self._ways.items()}
 
     def workers(self) -> Sequence[Worker]:
         """Those that only carry records between inboxes and other hosts."""

@@ -5,17 +5,21 @@ A `Crew` is the user's own process alone. `fleet.py` has the crew of several hos
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from sage.errors import HostError
 from sage.flow.graph import ExecutionGraph, Mode
+from sage.processes import memory_bytes
 from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring, assemble, workers_of
 from sage.runtime.deadletters import DeadLetters
 from sage.runtime.host import Host
 from sage.runtime.ledger import Book
+from sage.runtime.load import BufferLoad, HostSnapshot, host_snapshot
 from sage.runtime.stage import figures_of
 from sage.runtime.stats import StepSnapshot, StepStats, add_up
 from sage.runtime.worker import Event
@@ -103,7 +107,7 @@ class Crew:
     def steps(self) -> tuple[StepSnapshot, ...]:
         """Every step, over all its workers."""
         snapshots = []
-        figures = self.figures()
+        figures, loads = self.figures(), self.loads()
         for task in self._graph.tasks:
             for name in task.steps:
                 plan = self._graph.steps[name]
@@ -111,8 +115,19 @@ class Crew:
                     plan.concurrency if task.mode is Mode.ASYNC else workers_of(task, self._graph)
                 )
                 waiting = self.waiting(name) if name == task.name else 0
-                snapshots.append(add_up(name, plan.kind.value, figures[name], waiting=waiting, slots=slots))
+                found = add_up(name, plan.kind.value, figures[name], waiting=waiting, slots=slots)
+                load = loads.get(name, BufferLoad())
+                snapshots.append(replace(found, load=load.load, load_trend_per_s=load.trend_per_s))
         return tuple(snapshots)
+
+    def loads(self) -> dict[str, BufferLoad]:
+        """By task: how full the way to it is."""
+        return self._wiring.loads()
+
+    def hosts(self, attempt: int) -> tuple[HostSnapshot, ...]:
+        """What each host does."""
+        figures = {name: figures_of(stages) for name, stages in self._parts.stages.items()}
+        return (host_snapshot("home", figures, memory_bytes([os.getpid()]), attempt),)
 
     def stages_of(self, kind: type[S]) -> list[S]:
         """The stages of a kind that is always at home."""

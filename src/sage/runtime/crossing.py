@@ -158,4 +158,4 @@ class CrossingWiring(Wiring):
             for queue in queues
         ]
         self._outlets.setdefault(target.name, []).extend(outlets)
-        return Connection(outlets, context.ledger, keyed=target.keyed, keeps_keys=self.keeps_keys(target))
+        return self.way_to(target, outlets, context)

@@ -63,6 +63,7 @@ class Outlet:
         self._control = control
         self._size = 1
         self._look_at_s = 0.0
+        self.fill = 0.0
 
     def put(self, batch: Batch) -> None:
         """Send `batch`; waits while the queue is full. Raises `Aborted`."""
@@ -124,6 +125,7 @@ class Outlet:
         now = time.monotonic()
         if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
             self._size = max(1, self._size // 2)
+            self.fill = 1.0  # it had to wait
         elif self._size < self._largest and size_bytes <= LARGEST_ITEM_BYTES // 2 and now >= self._look_at_s:
             if self._is_drained():
                 self._size = min(self._largest, self._size * 2)
@@ -133,7 +135,9 @@ class Outlet:
     def _is_drained(self) -> bool:
         """Whether little but the last item is in the queue."""
         with self._endings():
-            return self._queue.qsize() <= 2
+            waiting = self._queue.qsize()
+        self.fill = waiting / (ITEMS_PER_INSTANCE * self._instances)
+        return waiting <= 2
 
 
 class QueueInbox:

@@ -28,6 +28,7 @@ from sage.runtime.durable import Branch, Durability, FarBranch
 from sage.runtime.engine import Engine
 from sage.runtime.host import Roster
 from sage.runtime.ledger import Book
+from sage.runtime.load import BufferLoad, HostSnapshot, fullest, host_snapshot
 from sage.runtime.member import Member
 from sage.runtime.messages import (
     Answer,
@@ -207,6 +208,18 @@ class Fleet(Crew):
             for name, some in told.steps.items():
                 figures[name] += some
         return figures
+
+    def loads(self) -> dict[str, BufferLoad]:
+        told = [super().loads(), *(each.loads for each in tuple(self._figures.values()))]
+        tasks = {task for loads in told for task in loads}
+        return {task: fullest(loads[task] for loads in told if task in loads) for task in tasks}
+
+    def hosts(self, attempt: int) -> tuple[HostSnapshot, ...]:
+        away = [
+            host_snapshot(name_of(told.host), told.steps, told.memory_bytes, attempt)
+            for told in tuple(self._figures.values())
+        ]
+        return (*super().hosts(attempt), *away)
 
     def waiting(self, task: str) -> int:
         on_the_way = self._crossing.balance().get(task, 0)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sage.errors import SageError
 from sage.flow.shipping import unpack
+from sage.processes import memory_bytes
 from sage.queues import Queue
 from sage.runtime.asking import Asking
 from sage.runtime.assembly import Assembly, assemble
@@ -190,7 +191,8 @@ class HostProgram:
         steps = {name: figures_of(stages) for name, stages in self._parts.stages.items()}
         for stats in self._wiring.refused:
             steps[stats.step].append(stats)
-        return Figures(self._number, steps, self._wiring.balance())
+        memory = memory_bytes([os.getpid()])
+        return Figures(self._number, steps, self._wiring.balance(), self._wiring.loads(), memory)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # the driver is gone: whoever receives learns of it

@@ -22,6 +22,10 @@ LINGER_S = 0.01
 class Entry(Protocol):
     """Where a connection puts batches."""
 
+    @property
+    def fill(self) -> float:
+        """The part of it that is taken, as last seen; more than 1 where one batch is larger than it."""
+
     def put(self, batch: Batch) -> None:
         """Wait for room and hand `batch` over. Raises `Aborted`."""
 
@@ -57,6 +61,10 @@ class Inbox:
         self._wanted: list[int] = []  # the sizes of batches for which producers wait
         self.put_wait_s = 0.0
         control.on_abort(self._wake_all)
+
+    @property
+    def fill(self) -> float:
+        return self._records / self.capacity
 
     @property
     def records(self) -> int:

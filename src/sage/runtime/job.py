@@ -110,6 +110,7 @@ class Job:
             p50_s=p50_s,
             p99_s=p99_s,
             restarts=tuple(self._restarts.losses),
+            hosts=crew.hosts(len(self._restarts.losses) + 1),
         )
 
     def _elapsed_s(self) -> float:

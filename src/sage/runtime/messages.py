@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +18,7 @@ from sage.flow.shipping import pack, unpack
 from sage.queues import Queue
 from sage.runtime.deadletters import reason_of
 from sage.runtime.durable import Branch, FarBranch, Question
+from sage.runtime.load import BufferLoad
 from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Try, Watch
@@ -132,6 +133,9 @@ class Figures:
     steps: Mapping[str, Sequence[StepStats]]
     traffic: Mapping[str, int]
     """By task that is fed from elsewhere: records put by this host less those taken by it."""
+    loads: Mapping[str, BufferLoad] = field(default_factory=dict)
+    """By task: how full what its producers here put into is."""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

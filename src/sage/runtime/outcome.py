@@ -11,6 +11,7 @@ from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import SageError
 from sage.flow.admission import EndpointFigures
 from sage.runtime.account import Account
+from sage.runtime.load import HostSnapshot
 from sage.runtime.stats import StepSnapshot
 
 
@@ -73,6 +74,8 @@ class JobSnapshot:
     p99_s: float | None
     restarts: tuple[str, ...] = ()
     """Why the run began again, each time: hosts that were lost. The account begins there."""
+    hosts: tuple[HostSnapshot, ...] = ()
+    """What each host does, by its heartbeats."""
 
     @property
     def bottleneck(self) -> str | None:

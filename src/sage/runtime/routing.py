@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from numbers import Number
@@ -11,6 +12,7 @@ from zlib import crc32
 from sage.record import Batch
 from sage.runtime.inbox import Entry, Inbox
 from sage.runtime.ledger import Ledger
+from sage.runtime.load import BufferLoad, LoadHistory
 
 E = TypeVar("E", bound=Entry)
 
@@ -23,6 +25,11 @@ class Connection(Generic[E]):
         self._ledger = ledger
         self._keyed = keyed
         self._keeps_keys = keeps_keys
+        self._history = LoadHistory()
+
+    def get_buffer_load(self) -> BufferLoad:
+        """How full its target is (the fullest of several), and where that is going; from any thread."""
+        return self._history.load(self._fill())
 
     def push(self, batch: Batch) -> None:
         """Hand `batch` over; waits while the target has no room. Raises `Aborted`."""
@@ -36,6 +43,7 @@ class Connection(Generic[E]):
     def split(self, batch: Batch) -> list[tuple[E, Batch]]:
         """The parts of `batch` and where each goes. What its worker did is published before they leave."""
         self._ledger.publish()
+        self._history.see(time.monotonic(), self._fill())
         if not self._keyed:
             if batch.keys is not None and not self._keeps_keys:
                 batch = Batch(batch.records, batch.lineage)
@@ -46,6 +54,9 @@ class Connection(Generic[E]):
             mask = [target == index for target in targets]
             parts.append((self._inboxes[index], batch.select(mask)))
         return parts
+
+    def _fill(self) -> float:
+        return max(inbox.fill for inbox in self._inboxes)
 
 
 class EventLoopConnection:

@@ -66,6 +66,10 @@ class StepSnapshot:
     """Of those in flight, calls that wait for their turn at an endpoint."""
     endpoints: tuple[EndpointFigures, ...] = ()
     """Those that it asks. Other steps and jobs of the process may ask them too."""
+    load: float = 0.0
+    """How full the buffer in front of it is, as its producers last saw it: 1 is full."""
+    load_trend_per_s: float = 0.0
+    """What that gained a second."""
 
     def utilisation(self, elapsed_s: float) -> float:
         """Share of its slots that were busy, 0 to 1."""
