@@ -1,11 +1,14 @@
 """What is hardly HTTP, over a bare socket: each an error in OpenAI's form, none a 5xx, and nobody else disturbed."""
 
+import itertools
 import json
 import re
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from aiohttp import web
 from behind import CHAT, MODEL, ask, chat, gateway_for, keyed, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from conftest import Wait
 from patience import DEADLINE_S
 from sage.gateway import Gateway, serving
+from sage.gateway import connection as gateway_connection
 from sage.llm.simulated import SimulatedEndpoint
 
 BODY = json.dumps(chat()).encode()
@@ -162,6 +166,46 @@ def test_a_body_that_does_not_come(gateway: Gateway, monkeypatch: pytest.MonkeyP
     with connect(gateway) as slow:
         slow.sendall(post("Content-Length: 100\r\n", b"{", length=False))
         assert said(slow)[0] == 408
+
+
+def test_a_head_that_does_not_come_whole(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a request that was answered. Who says nothing at all, or sends a body slowly, is left alone."""
+    monkeypatch.setattr(gateway_connection, "HEAD_TIMEOUT_S", 0.05)
+    with connect(gateway) as idle, connect(gateway) as slow, connect(gateway) as again, connect(gateway) as body:
+        body.sendall(post(f"Content-Length: {len(BODY)}\r\n", b"", length=False))
+        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ")
+        again.sendall(get(b"/live"))
+        assert said(again)[0] == 200
+        again.sendall(b"GET /live HT")
+        for connection in (slow, again):
+            status, text = said(connection)
+            assert (status, json.loads(text)["error"]["code"]) == (408, "bad_http")
+            assert connection.recv(1) == b""
+        body.sendall(BODY)
+        idle.sendall(get(b"/live"))
+        assert (said(body)[0], said(idle)[0]) == (200, 200)
+
+
+def test_no_path_but_two_is_open_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever routes there are, by any method; and none of them answers a page of another origin."""
+    paths = set[str]()
+    add_route = web.UrlDispatcher.add_route
+
+    def noted(self: Any, method: str, path: str, *rest: Any, **options: Any) -> Any:
+        paths.add(path)
+        return add_route(self, method, path, *rest, **options)
+
+    monkeypatch.setattr(web.UrlDispatcher, "add_route", noted)
+    _, entry = keyed("alice")
+    with gateway_for("http://127.0.0.1:9", models=(MODEL,), key=(entry,)) as gateway:
+        assert {CHAT, "/v1/batches", "/metrics"} <= paths
+        asked = [path.replace("{id}", "file-0").replace("{model:.+}", MODEL) for path in sorted(paths)]
+        for path, method in itertools.product(asked, ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")):
+            found = ask(gateway, path, None, method)
+            assert (found.status == 401) is (path not in ("/live", "/health"))
+            assert not [name for name in found.headers if name.lower().startswith("access-control")]
+            if method not in ("GET", "HEAD"):
+                assert ask(gateway, path, None, method, Origin="http://evil").status == 403
 
 
 def test_clients_that_say_nothing_disturb_nobody(gateway: Gateway) -> None:

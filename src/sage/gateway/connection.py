@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -10,15 +11,43 @@ from sage.gateway.faults import Refusal
 
 LINGERING_S = 2.0
 """For the rest of a body that was refused: who is cut off while sending does not see why."""
+HEAD_TIMEOUT_S = 30.0
+"""For the head of a request, from its first byte. A connection that sends nothing costs next to nothing, and may."""
 
 
 class Connection(web.RequestHandler):
     """One client's connection. A compressed body stays as it is: nobody here unpacks what it does not take."""
 
-    __slots__ = ()
+    __slots__ = ("_head_alarm",)
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, auto_decompress=False, lingering_time=LINGERING_S, **options)
+        self._head_alarm: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count > before:
+            self._silence()
+        elif self._head_alarm is None and self._current_request is None and not self._messages:
+            self._head_alarm = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._silence()
+        super().connection_lost(exc)
+
+    def _silence(self) -> None:
+        if self._head_alarm is not None:
+            self._head_alarm.cancel()
+            self._head_alarm = None
+
+    def _give_up(self) -> None:
+        """The head of a request has not come."""
+        refusal = Refusal(408, f"the head of the request did not come within {HEAD_TIMEOUT_S:g} s", code="bad_http")
+        if self.transport is not None and not self.transport.is_closing():
+            head = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(refusal.body), refusal.body))
+        self.force_close()
 
     def handle_error(
         self,
