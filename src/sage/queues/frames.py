@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Pickle and buffers together."""
-        return len(self.data) + sum(len(buffer) for buffer in self.buffers)
+        return len(self.data) + sum(map(len, self.buffers))
 
 
 class Frozen:

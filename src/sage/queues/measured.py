@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import repeat, starmap
+from operator import length_hint
+from sys import getsizeof
 
 from sage.errors import QueueError
 from sage.queues.bells import ring
 from sage.queues.frames import Frame
 from sage.queues.local import LocalQueue
 from sage.queues.queue import BatchFull, Full, Item
-from sage.queues.sizes import size_of
+from sage.queues.sizes import LEAVES, size_of
 
 
 class MeasuredQueue(LocalQueue[Item]):
@@ -19,8 +21,6 @@ class MeasuredQueue(LocalQueue[Item]):
 
     An item that would never fit is refused with E509; those of its batch that came before it are put.
     """
-
-    _credits = 0  # each put has to look at the bytes
 
     def __init__(self, maxsize: int | None, max_bytes: int, *, queue_id: str = "local") -> None:
         super().__init__(maxsize, queue_id=queue_id)
@@ -40,19 +40,17 @@ class MeasuredQueue(LocalQueue[Item]):
         return self._bytes_in - self._bytes
 
     def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
-        size = size_of(item)
+        size = getsizeof(item) if type(item) in LEAVES else size_of(item)
         with self._lock:
-            fits = self._closed_at is None and self._bytes + size <= self._max_bytes and self._spare() > 0
-            if fits:
+            total = self._bytes + size
+            if total <= self._max_bytes and self._takes_credit():
                 self._sizes.append(size)
-                self._bytes += size
+                self._bytes = total
                 self._bytes_in += size
-                self._issued += 1
                 self._append(item)
-        if fits:
-            if self._getters:
-                ring(self._getters)
-            return
+                if self._getters:
+                    ring(self._getters)
+                return
         try:
             self._put_rest([item], block, timeout)
         except BatchFull:
@@ -110,10 +108,15 @@ class MeasuredQueue(LocalQueue[Item]):
 
     # --- under the lock ---
 
+    def _takes_credit(self) -> bool:
+        for _ in self._room:
+            return True
+        return self._closed_at is None and self._take_room(1) > 0
+
     def _put_some(self, items: list[Item]) -> int:
         sizes: list[int] = []
         free = self._max_bytes - self._bytes
-        for item in items[: max(0, self._spare())]:
+        for item in items[: max(0, self._spare() + length_hint(self._room))]:
             size = size_of(item)
             if size > self._max_bytes and not sizes:
                 raise self._too_large(size)
@@ -123,7 +126,7 @@ class MeasuredQueue(LocalQueue[Item]):
             free -= size
             sizes.append(size)
         taken = super()._put_some(items[: len(sizes)])
-        self._account(sizes)
+        self._account(sizes[:taken])
         return taken
 
     def _accept(self, frame: Frame, items: list[Item]) -> bool:

@@ -100,12 +100,13 @@ class Putting(State):
         return self._add(data, items, MANY, None, False)
 
     def _put_large(self, frame: Frame, held: bool) -> bool:
-        self._check_size(frame.size_bytes)
-        size = frame.size_bytes + 64 * len(frame.buffers) + 64
+        size = frame.size_bytes
+        self._check_size(size)
         area = None
         try:
             if self._acquire_put(LOCK_S) and (held or (self.free_items() >= frame.items and not self.closed)):
-                area = self._segments.reserve(size) if self.free_bytes() >= frame.size_bytes else None
+                room = size + 64 * len(frame.buffers) + 64  # each part begins where a line of the cache does
+                area = self._segments.reserve(room) if self.free_bytes() >= size else None
         finally:
             self._release_put()
         if area is None:

@@ -88,11 +88,12 @@ class Segments:
 
     def reserve(self, size: int) -> Area | None:
         """An area for `size` bytes, or None if there is none to be had now. Under the put lock."""
-        entries = self._table()
-        fitting = [entry for entry in entries if entry.state == _FREE and entry.capacity >= size]
+        words = self._used_words()
+        rows = zip(words[1::3], range(_ENTRIES), words[2::3], strict=False)
+        fitting = [(capacity, row) for capacity, row, word in rows if capacity >= size and word & _STATE == _FREE]
         if fitting:
-            index = min(fitting, key=lambda entry: entry.capacity).row
-        elif (index := self._new(entries, size)) < 0:
+            index = min(fitting)[1]
+        elif (index := self._new(self._table(), size)) < 0:
             return None
         self._words[3 * index + 2] = size << _STATE_BITS | (_HELD + self._peers.slot)
         return Area(self, index)
@@ -104,18 +105,21 @@ class Segments:
 
     def used_bytes(self) -> int:
         """In areas that are in the queue, or about to be."""
-        own = _HELD + self._peers.slot
-        return sum(entry.size for entry in self._table() if entry.state in (_QUEUED, own))  # others look at theirs
+        there = (_QUEUED, _HELD + self._peers.slot)  # others look at theirs
+        return sum([word >> _STATE_BITS for word in self._used_words()[2::3] if word & _STATE in there])
 
     def size_of(self, row: int) -> int:
         """How many bytes were asked for, of the area's."""
         return int(self._words[3 * row + 2]) >> _STATE_BITS
 
+    def _used_words(self) -> list[int]:
+        """The rows that were ever used, and perhaps zeros: three words each."""
+        words = self._words[:_FEW].tolist()
+        return self._words[:].tolist() if words[-3] else words
+
     def _table(self) -> list[_Entry]:
         """The rows that were ever used."""
-        words = self._words[:_FEW].tolist()
-        if words[-3]:
-            words = self._words[:].tolist()
+        words = self._used_words()
         entries = []
         for index in range(len(words) // 3):
             at, capacity, state = words[3 * index : 3 * index + 3]

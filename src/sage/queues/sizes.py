@@ -8,7 +8,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, Non
 from typing import Any
 
 _PLAIN_BYTES = 33
-_LEAVES = frozenset({int, float, bool, NoneType, str, bytes})
+LEAVES: frozenset[type] = frozenset({int, float, bool, NoneType, str, bytes})
+"""They hold nothing else: `sys.getsizeof` is all that they take."""
 _NOT_ITS_OWN = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 
@@ -17,7 +18,7 @@ def size_of(item: Any) -> int:
 
     An array counts with all its elements, also where it is a view of another one.
     """
-    if type(item) in _LEAVES:
+    if type(item) in LEAVES:
         return sys.getsizeof(item)
     total = 0
     seen: set[int] = set()
@@ -27,7 +28,7 @@ def size_of(item: Any) -> int:
         if id(thing) in seen or isinstance(thing, _NOT_ITS_OWN):
             continue
         seen.add(id(thing))
-        if type(thing) in _LEAVES:
+        if type(thing) in LEAVES:
             total += sys.getsizeof(thing)
         elif (size := _buffer_bytes(thing)) is not None:
             total += size
@@ -42,7 +43,7 @@ def weight_of(item: Any) -> int:
     kind = type(item)
     if kind is bytes or (kind is str and item.isascii()):
         return len(item) + _PLAIN_BYTES
-    return sys.getsizeof(item) if kind in _LEAVES else size_of(item)
+    return sys.getsizeof(item) if kind in LEAVES else size_of(item)
 
 
 def _buffer_bytes(thing: Any) -> int | None:
