@@ -91,6 +91,11 @@ class Server:
                     models = await client.check()
             if not models:
                 raise PipelineError("E242", "the endpoint lists no model", at=endpoint.url, try_='models = ["..."]')
+            if strange := next((model for model in models if not model.isprintable()), None):
+                expected = "a name that can be printed"
+                raise PipelineError(
+                    "E242", "a model has a strange name", at=endpoint.url, got=strange, expected=expected
+                )
             groups.setdefault(frozenset(models), []).append(endpoint.url)
         shared = [
             model for model, count in Counter(model for models in groups for model in models).items() if count > 1
