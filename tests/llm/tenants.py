@@ -52,19 +52,30 @@ class Call:
     output_tokens: int
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What befalls this share of the requests that are sent, so long after it."""
+
+    outcome: Outcome
+    share: float = 1.0
+    after_s: float = 0.01
+
+
 class World:
-    """Make it, `run` it until a time, change its `engine`, and run it on."""
+    """Make it, `run` it until a time, change its `engine` or its `trouble`, and run it on."""
 
     def __init__(self, profile: Profile, *tenants: Tenant, tells: bool = True, jitter: float = 0.0) -> None:
         self.engine = Engine(profile, 0)
         self.desk = Balancer(["x"], start=8, most=1024)
         self.now = 0.0
+        self.trouble: Trouble | None = None
         self._tells = tells
         self._jitter = jitter
         self._chance = random.Random(0)
         self._waiting: dict[Ticket, Call] = {}
         self._running: dict[int, tuple[Call, Grant]] = {}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.sent = 0
         self._numbered = 0
         for tenant in tenants:
             for _ in range(tenant.clients):
@@ -97,9 +108,18 @@ class World:
 
     def _send(self, grant: Grant) -> None:
         call = self._waiting.pop(grant.ticket)
+        self.sent += 1
+        trouble = self.trouble
+        if trouble is not None and self._chance.random() < trouble.share:
+            self._at(self.now + trouble.after_s, lambda: self._fail(call, grant, trouble.outcome))
+            return
         self._numbered += 1
         self._running[self._numbered] = (call, grant)
         self.engine.submit(Request(self._numbered, PROMPT_TOKENS, call.output_tokens), self.now)
+
+    def _fail(self, call: Call, grant: Grant, outcome: Outcome) -> None:
+        self.desk.end(grant, self.now, outcome)
+        self._ask(call.tenant)
 
     def _step(self) -> None:
         step = self.engine.advance(self.now)
