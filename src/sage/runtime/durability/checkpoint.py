@@ -42,7 +42,7 @@ class Checkpoints:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sage-checkpoints", daemon=True)
         self._cut: Callable[[], Cut]
-        self._broken = False
+        self._failure: SageError | None = None
         self._taking = threading.Lock()
 
     def enlist(self, keeper: Keeper) -> None:
@@ -61,12 +61,15 @@ class Checkpoints:
         self._over.set()
         if last and self._thread.ident is not None:
             self._thread.join()
-            if not self._broken:
+            if self._failure is None:
                 self._take()
         self._recorder.check()
 
     def begin_again(self) -> None:
-        """The run begins again while it lives: take one more of all that there is, and know no keeper any more."""
+        """The run begins again while it lives: take one more of all that there is, and know no keeper any more. Raises
+        what a checkpoint failed with, in case nobody heard it."""
+        if self._failure is not None:
+            raise self._failure
         self._take()
         self._keepers.clear()
 
@@ -75,7 +78,7 @@ class Checkpoints:
             try:
                 self._take()
             except SageError as error:
-                self._broken = True
+                self._failure = error
                 self._failed(error)
                 return
 
