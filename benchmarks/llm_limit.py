@@ -13,13 +13,10 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from pathlib import Path
 from statistics import median
 
 from sage.llm.simulated import profile_named
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
-from virtual import Client, Fixed, Simulated, adaptive
+from sage.llm.simulated.clients import Client, Fixed, VirtualEndpoint, adaptive
 
 PROFILE = profile_named("peaked")
 SETTINGS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 64, 128, 256)
@@ -40,7 +37,7 @@ class Figures:
 
 def run(client: Client, seed: int, capacities: tuple[float, ...]) -> Client:
     """`WARM_S` and `MEASURED_S` under each of `capacities`."""
-    world = Simulated(PROFILE, seed)
+    world = VirtualEndpoint(PROFILE, seed)
     world.clients.append(client)
     for capacity in capacities:
         world.engine.set_capacity(capacity)

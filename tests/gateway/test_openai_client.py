@@ -35,29 +35,40 @@ def client(endpoint: SimulatedEndpoint) -> Iterator[Any]:
         yield made
 
 
-def test_chat_streams_and_completions(client: Any) -> None:
-    create = client.chat.completions.create
-    whole = create(model=MODEL, messages=MESSAGES, max_tokens=7)
-    assert whole.usage.completion_tokens == 7
+@pytest.fixture(params=["gateway", "endpoint"])
+def either(request: pytest.FixtureRequest, endpoint: SimulatedEndpoint) -> Iterator[Any]:
+    """A client of the gateway, and one of the simulated endpoint itself."""
+    if request.param == "gateway":
+        yield request.getfixturevalue("client")
+        return
+    with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_chat_streams_and_completions(either: Any) -> None:
+    create = either.chat.completions.create
+    whole = create(model=MODEL, messages=MESSAGES, max_tokens=7, logprobs=True, top_logprobs=1)
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (7, "length")
+    assert len(whole.choices[0].logprobs.content) == 7
     chunks = list(create(model=MODEL, messages=MESSAGES, max_tokens=7, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
     options = {"include_usage": True}
     *_, last = create(model=MODEL, messages=MESSAGES, max_tokens=7, stream=True, stream_options=options)
     assert last.usage == whole.usage
-    pieces = client.completions.create(model=MODEL, prompt="x", max_tokens=3, stream=True)
+    pieces = either.completions.create(model=MODEL, prompt="x", max_tokens=3, stream=True)
     assert len("".join(chunk.choices[0].text for chunk in pieces)) == 12
 
 
-def test_tools_embeddings_and_models(client: Any) -> None:
+def test_tools_embeddings_and_models(either: Any) -> None:
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
-    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=tools)
+    answer = either.chat.completions.create(model=MODEL, messages=MESSAGES, tools=tools)
     call = answer.choices[0].message.tool_calls[0]
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "the sun"})
-    vectors = client.embeddings.create(model=MODEL, input=["a", "b"]).data
+    vectors = either.embeddings.create(model=MODEL, input=["a", "b"]).data
     assert [len(vector.embedding) for vector in vectors] == [384, 384]
-    assert [model.id for model in client.models.list()] == [MODEL]
-    assert client.models.retrieve(MODEL).id == MODEL
+    assert [model.id for model in either.models.list()] == [MODEL]
+    assert either.models.retrieve(MODEL).id == MODEL
 
 
 def test_errors_are_of_the_right_class(endpoint: SimulatedEndpoint, client: Any) -> None:

@@ -5,6 +5,7 @@
     profile.py      Profile: what a step costs, from the figures of a GPU and a model
     blocks.py       KVBlocks: the KV cache as a count of blocks, with prefix caching
     engine.py       Engine: continuous batching in virtual or real time; no clock, no I/O
+    clients.py      clients of it in virtual time, each with a limit of its own
     text.py         tokens of prompts, and words of answers
     schema.py       a value that fits a JSON schema
     wire.py         requests -> values, with their limits; refusals
