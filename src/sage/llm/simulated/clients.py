@@ -145,7 +145,6 @@ class VirtualEndpoint:
         client.limits.append((self.now, client.limiter.limit))
 
 
-def adaptive(sizes: Sizes, start: int = 8, **options: float) -> Client:
-    """A client with a limiter of its own."""
-    streamed = bool(options.pop("streamed", True))
-    return Client(AdaptiveLimit(start, streamed=streamed), sizes, streamed=streamed, **options)
+def adaptive(sizes: Sizes, start: int = 8, *, streamed: bool = True) -> Client:
+    """A client with a limit of its own."""
+    return Client(AdaptiveLimit(start, streamed=streamed), sizes, streamed=streamed)
