@@ -64,7 +64,7 @@ bench-network: $(VENV)/.dev
 	$(BIN)/python benchmarks/network.py
 
 test-ray: $(VENV)/.dev
-	$(BIN)/python -m pytest --ray all -k ray tests/engine tests/bench
+	$(BIN)/python -m pytest --ray all -k "ray or again" tests/engine tests/bench
 
 bench-ray: $(VENV)/.dev
 	$(BIN)/python benchmarks/ray_engine.py

@@ -18,6 +18,7 @@ from sage import Operator, OperatorContext, Status
 from sage.connectors import Items, JsonLines
 from sage.errors import HostError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writer
+from sage.flow.source import Chunk, Reader
 from sage.runtime import handover, member
 from sage.runtime.control import Control
 from sage.runtime.durability.audit import bill
@@ -25,6 +26,8 @@ from sage.runtime.durable import Progress
 from sage.runtime.ledger import DurableBook
 from sage.runtime.processes import ProcessEngine as Engine
 from sage.runtime.restarts import Restarts
+from sage.runtime.retained import Retained
+from sage.runtime.suspects import Suspects, Try, Watch
 
 Letters = Callable[[sage.RunResult], list[dict[str, Any]]]
 Wait = Callable[[Callable[[], object]], None]
@@ -89,7 +92,10 @@ def picky(n: int) -> int:
     return n
 
 
-@pytest.mark.parametrize("once", [False, True], ids=["readable again", "readable once"])
+@pytest.mark.parametrize(
+    "once",
+    [pytest.param(False, marks=pytest.mark.thorough, id="readable again"), pytest.param(True, id="readable once")],
+)
 def test_everything_is_exact_after_two_losses(once: bool, letters: Letters) -> None:
     """At every kind of end: a sink, a list, a reduction, dead letters, and records that are dropped or multiplied."""
     sink, killing = Appending(), Killing([400, 1500], call=picky)
@@ -174,7 +180,7 @@ def test_what_a_thread_brings_that_noticed_too_late_does_not_count() -> None:
     assert sorted(result.collected()) == list(range(10))
 
 
-@pytest.mark.parametrize("sees_files", [True, False], ids=["files", "asking the driver"])
+@pytest.mark.parametrize("sees_files", [True, False], ids=["files", "asking"])
 def test_a_job_directory_goes_on_beneath(sees_files: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No finished call is made again, neither when the run begins again nor when another run goes on."""
     monkeypatch.setattr(Engine, "sees_files", sees_files)
@@ -284,3 +290,54 @@ def test_a_book_that_follows_another_knows_what_is_finished() -> None:
         after.settle(ticket, 10)
     after.exhausted("p")
     assert after.cut().partitions["p"] == Progress(position=49, beyond=(), records=50, complete=True)
+
+
+def test_who_was_alone_when_its_host_died_twice_is_the_culprit() -> None:
+    suspects = Suspects()
+    assert suspects.watch is None
+    first, second = Try("work", "items/1"), Try("work", "items/2")
+    suspects.note(1, "work/0", first)
+    assert not suspects.died([1])
+    suspects.note(1, "work/0", first)
+    suspects.note(1, "other/0", second)
+    assert not suspects.died([1])  # it may have been either
+    suspects.note(1, "other/0", second)
+    suspects.note(1, "other/0", None)
+    suspects.note(1, "work/0", first)
+    suspects.note(2, "work/1", second)
+    assert suspects.died([1])
+    assert suspects.watch == Watch(frozenset({first}))
+
+
+class Brought(Reader):
+    """Brings what it is told to."""
+
+    def __init__(self) -> None:
+        self.chunks = [Chunk([n, n + 1], range(n, n + 2)) for n in (0, 2, 4)]
+        self.is_closed = False
+
+    def read(self, max_records: int) -> Chunk | None:
+        return self.chunks.pop(0) if self.chunks else None
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_what_was_read_once_is_read_again_until_it_is_finished() -> None:
+    reader = Brought()
+    retained = Retained(reader)
+    first = retained.view(Progress())
+    assert [first.read(2) for _ in range(2)] == [Chunk([0, 1], range(2)), Chunk([2, 3], range(2, 4))]
+    retained.forget(Progress(position=1))
+    second = retained.view(Progress(position=1, beyond=((3, 3),)))
+    assert first.read(2) is None  # by a thread of the first attempt that wakes late
+    again = second.read(2)
+    assert again is not None
+    assert again.records == [2]
+    assert second.read(2) == Chunk([4, 5], range(4, 6))
+    assert second.read(2) is None
+    third = retained.view(Progress(position=3))
+    assert third.read(2) is not None
+    assert third.read(2) is None
+    retained.close()
+    assert reader.is_closed

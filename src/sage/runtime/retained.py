@@ -31,11 +31,11 @@ class Retained:
             return self._view
 
     def read(self, view: View, max_records: int) -> Chunk | None:
-        """What comes next for `view`. What one brings that is out of date is also for the present one."""
-        chunk = self._read_before()
+        """What comes next for `view`; for one that is out of date, nothing does."""
+        chunk = self._read_before(view)
         if chunk is None:
             with self._reading:  # an older view may still wait for the source
-                chunk = self._read_before() or self._read_on(view, max_records)
+                chunk = self._read_before(view) or self._read_on(view, max_records)
         return chunk
 
     def forget(self, progress: Progress) -> None:
@@ -48,18 +48,22 @@ class Retained:
         if self._reading.acquire(blocking=False):
             self._reader.close()
 
-    def _read_before(self) -> Chunk | None:
+    def _read_before(self, view: View) -> Chunk | None:
         with self._lock:
-            return self._again.popleft() if self._again else None
+            return self._again.popleft() if self._again and view is self._view else None
 
     def _read_on(self, view: View, max_records: int) -> Chunk | None:
+        if view is not self._view:
+            return None
         chunk = self._reader.read(max_records)
-        if chunk is not None:
-            with self._lock:
+        with self._lock:
+            if chunk is not None:
                 self._open.append(chunk)
-                if view is not self._view:
-                    self._again.append(chunk)
-        return chunk
+            if view is self._view:
+                return chunk
+            if chunk is not None:  # meanwhile there is a newer view
+                self._again.append(chunk)
+        return None
 
 
 class View(Reader):
