@@ -25,16 +25,23 @@ class InFlight:
 
     def __init__(self, most: int) -> None:
         self._free = most
+        self._closed = False
         self._changed = Condition()
 
     def take(self, wanted: int) -> int:
-        """Some of `wanted`, as soon as there is one. Raises `InternalError` E902 if none comes home any more."""
+        """Some of `wanted`, as soon as there is one; 0 when it was closed. Raises E902 if none comes home any more."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free > 0, STALLED_S):
+            if not self._changed.wait_for(lambda: self._free > 0 or self._closed, STALLED_S):
                 raise InternalError("E902", "records do not come home any more", got=f"none in {STALLED_S:g} s")
-            taken = min(self._free, wanted)
+            taken = 0 if self._closed else min(self._free, wanted)
             self._free -= taken
             return taken
+
+    def close(self) -> None:
+        """The run is over: whoever waits need not."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def give_back(self, count: int) -> None:
         """So many are home."""
@@ -112,9 +119,9 @@ class _Closed(Reader):
         self._in_flight = in_flight
 
     def read(self, max_records: int) -> Chunk | None:
-        if not self._left:
+        count = self._in_flight.take(min(max_records, self._left)) if self._left else 0
+        if not count:
             return None
-        count = self._in_flight.take(min(max_records, self._left))
         self._left -= count
         records = [Stamped(number, phase, monotonic()) for number, phase in islice(self._numbered, count)]
         return Chunk(records, range(records[0].number, records[-1].number + 1))

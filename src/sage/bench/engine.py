@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -67,6 +67,7 @@ class EngineCluster:
                 endpoint = stack.enter_context(SimulatedEndpoint(self._profile, seed=seed))
                 stream = stream.map(Ask(endpoint.url), concurrency=case.nodes * case.slots)
             stream.write(home)
+            stack.callback(home.in_flight.close)
             began_s = monotonic()
             self._run(pipeline, case.nodes)
             return Run(rows_of(load.name, home.records, began_s))
@@ -77,7 +78,8 @@ class EngineCluster:
         pipeline = sage.Pipeline("bench-perform")
         arrivals = Arrivals(Load("perform", "compute", count), 0, home.in_flight)
         pipeline.read(arrivals).map(Perform(function), **self._workers_of(case)).write(home)
-        self._run(pipeline, self._hosts(case))
+        with closing(home.in_flight):
+            self._run(pipeline, self._hosts(case))
         return home.records
 
     def close(self) -> None:
