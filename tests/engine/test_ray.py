@@ -77,6 +77,15 @@ def test_order_by_holds_across_nodes() -> None:
         assert numbers == list(range(key, 2000, 5))
 
 
+def test_where_no_port_can_be_reached_everything_goes_in_calls(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_engine, "reaches", lambda address: False)
+    found = engine.over(range(500), lambda s: s.map(node_of).map(lambda node: (node, os.getpid()))).collected()
+    assert (len(found), len({node for node, _ in found})) == (500, 2)
+    assert "records travel in calls of Ray" in caplog.text
+
+
 class Settled(Operator):
     """Tells where it is."""
 
@@ -127,7 +136,7 @@ def test_a_run_begins_again_when_a_host_is_killed(wait_until: Wait) -> None:
     job, pids, gate = busy()
     wait_until(lambda: len(pids) == 2)
     os.kill(pids[0], signal.SIGKILL)
-    wait_until(lambda: len(pids) == 4)
+    wait_until(lambda: len(pids) > 2)
     gate.open()
     result = job.wait(DEADLINE_S)
     assert result.error is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from sage.flow.graph import ExecutionGraph, TaskPlan
@@ -57,8 +57,8 @@ class Engine(Protocol):
     def host(self, number: int) -> HostHandle:
         """A host that something was placed on."""
 
-    def clear(self) -> None:
-        """The attempt is over: end its hosts and queues. Safe to repeat."""
+    def clear(self, lost: Collection[int]) -> None:
+        """The attempt is over, and these hosts were lost: end the others, and all queues. Safe to repeat."""
 
     def close(self) -> None:
         """Leave nothing behind. Safe to repeat."""

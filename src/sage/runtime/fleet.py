@@ -10,7 +10,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,7 +98,7 @@ class Fleet(Crew):
             for number, tasks in _tasks_away(graph, placement).items():
                 self._hosts[number] = Member(number, tasks, engine.host(number), plan)
         except BaseException:
-            self._let_go()
+            self._let_go(())
             raise
         self._books = Books(book, letters)
         self._roster = Roster(self._parts.workers)
@@ -194,7 +194,7 @@ class Fleet(Crew):
                 host.kill()
                 host.ended.wait()
         self._over.set()
-        self._let_go()
+        self._let_go(self.lost_hosts)
         return Closing(self._stuck, failure)
 
     def account(self) -> Account:
@@ -273,12 +273,12 @@ class Fleet(Crew):
                 host.tick()
             self._each_second()
 
-    def _let_go(self) -> None:
+    def _let_go(self, lost: Collection[int]) -> None:
         for some in self._queues.values():
             for each in some:
                 each.close()
                 each.detach()
-        self._engine.clear()
+        self._engine.clear(lost)
 
     def _task_ended(self, task: str, host: int) -> None:
         """A task that all its producers have left gets no more records."""

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class ProcessEngine:
     def host(self, number: int) -> HostProcess:
         return HostProcess()
 
-    def clear(self) -> None:
+    def clear(self, lost: Collection[int]) -> None:
         """The hosts end by themselves, and so do queues that nobody has open."""
 
     def close(self) -> None:

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import HostError, UsageError
 from sage.flow.graph import ExecutionGraph, TaskPlan
 from sage.flow.shipping import kept_apart
-from sage.queues import LocalQueueDescriptor, SharedMemoryQueueDescriptor, new_key
-from sage.runtime.deadletters import reason_of
+from sage.queues import SharedMemoryQueueDescriptor, new_key
 from sage.runtime.edges import queues_of
 from sage.runtime.engine import Made
-from sage.runtime.messages import Parcel, Setup
+from sage.runtime.messages import Parcel
 from sage.runtime.placement import HOME, Placement
 from sage.runtime.processes import processor_s_of
 from sage.runtime.ray_cluster import connected, nodes_of_cluster
+from sage.runtime.ray_handle import CallsControl, Control, RayHandle
 from sage.runtime.ray_host import RayHost
-from sage.runtime.ray_link import Address, ControlWay, NodeWay, QueueLink, here, serve
+from sage.runtime.ray_link import Address, NodeWay, called_by, here, reaches, serve
 from sage.runtime.ray_placement import MOST_HOSTS, demands_of, place_on, seats_on
 from sage.scheduling import scheduler_named
 
 if TYPE_CHECKING:
     from sage.queues.remote.server import QueueServer  # msgspec comes with it
 
+_log = logging.getLogger(__name__)
 START_S = 120.0
 """How long a host may take to start: a second where the machine is idle, many where all of them start at once."""
 AGAIN_S = 15.0
-"""The same at least, when the run begins again, or twice what it took the first time. What does not start a host by
-then is left out."""
+"""The same at least for a node that lost a host, or twice what it took the first time. If it does not start another by
+then, it is left out."""
 GONE_S = 5.0
 """How long an actor may take to be gone after it was told so."""
-CONTROL_MESSAGES = 10_000
 
 
 class RayEngine:
@@ -55,11 +56,13 @@ class RayEngine:
         self._actors: dict[int, Any] = {}
         self._addresses: dict[int, Address] = {}
         self._server: QueueServer | None = None
+        self._caller: str | None = None
         self._shipping = threading.Lock()
         self._shipped: Any = None
         self._wanted = hosts
         self._left_out: set[str] = set()
-        self._patience_s = START_S
+        self._doubtful: set[str] = set()
+        self._patience_s = AGAIN_S
         self._is_first = True
         try:
             self._held.enter_context(connected(address, insecure=insecure))
@@ -99,16 +102,19 @@ class RayEngine:
 
     def host(self, number: int) -> RayHandle:
         assert self._server is not None
-        address = self._addresses[number]
-        return RayHandle(self._actors[number], address, self._addresses[HOME], self._server, self._shared)
+        home, address = self._addresses[HOME], self._addresses[number]
+        control = Control(self._server, home) if self._caller is None else CallsControl(self._caller)
+        return RayHandle(self._actors[number], address, control, self._shared, is_near=address.node == home.node)
 
-    def clear(self) -> None:
+    def clear(self, lost: Collection[int]) -> None:
         """End the actors that are left, and what was begun for this attempt; the next is for the nodes that answer."""
+        self._doubtful |= {seat.node for seat in self._seats if seat.number in lost}
         self._end_actors()
         if self._server is not None:
             self._server.close()
             self._server = None
         self._addresses.clear()
+        self._caller = None
         self._shipped = None
 
     def _look_around(self) -> None:
@@ -118,7 +124,7 @@ class RayEngine:
 
     def close(self) -> None:
         """The same, and let go of the cluster; one that was private ends with it."""
-        self.clear()
+        self.clear(())
         self._held.close()
 
     def _end_actors(self) -> None:
@@ -144,20 +150,42 @@ class RayEngine:
         for number, demands in _demands(graph, self._placement).items():
             options = _options(demands, node_of[number])
             self._actors[number] = ray.remote(RayHost).options(**options).remote()
-        calls = {number: actor.listen.remote(self._key) for number, actor in self._actors.items()}
-        late = ray.wait(list(calls.values()), num_returns=len(calls), timeout=self._patience_s)[1] if calls else []
-        if late and not self._is_first:
-            return {node_of[number] for number, call in calls.items() if call in late}
+        home = self._addresses[HOME]
+        calls = {number: actor.listen.remote(self._key, home) for number, actor in self._actors.items()}
+        gone = self._late({call: node_of[number] for number, call in calls.items()})
+        if gone:
+            return gone
         for number, call in calls.items():
-            if call in late:
-                raise _not_started(node_of[number], f"its node did not start it within {self._patience_s:.0f} s")
             with _died(node_of[number]):
-                self._addresses[number] = ray.get(call)
+                self._addresses[number], is_reached = ray.get(call)
+            if not (is_reached and reaches(self._addresses[number])):
+                self._use_calls(self._addresses[number])
         if self._is_first:
             self._patience_s = max(AGAIN_S, 2 * (time.monotonic() - began_s))
         return set()
 
+    def _late(self, calls: Mapping[Any, str]) -> set[str]:
+        """Wait for the first word of all hosts, by node. Returns the nodes without, of those that lost one before."""
+        doubtful = [call for call, node in calls.items() if node in self._doubtful]
+        sure = [call for call, node in calls.items() if node not in self._doubtful]
+        late = _pending(sure, START_S)
+        if late:
+            raise _not_started(calls[late[0]], f"its node did not start it within {START_S:.0f} s")
+        return {calls[call] for call in _pending(doubtful, self._patience_s)}
+
+    def _use_calls(self, unreachable: Address) -> None:
+        """There is a node to or from which no connection can be opened: everything between nodes goes over Ray then."""
+        if self._caller is None:
+            _log.warning(
+                "no connection can be opened between here and %s:%s: records travel in calls of Ray, which is slow",
+                unreachable.host, unreachable.port,
+            )  # fmt: skip
+            self._caller = f"run-{secrets.token_hex(4)}"
+
     def _queue(self, memory: SharedMemoryQueueDescriptor, owner: int) -> Made:
+        if self._caller is not None:
+            called = called_by(self._caller, memory.maxsize)
+            return Made(called, called.create())
         way = NodeWay(self._addresses[owner], memory)
         if owner != HOME:
             import ray
@@ -179,58 +207,6 @@ class RayEngine:
                 data, buffers = plan
                 self._shipped = ray.put((data, [kept_apart(buffer) for buffer in buffers]))
             return self._shipped
-
-
-class RayHandle:
-    """One actor, from the call that lasts as long as the run to its end."""
-
-    def __init__(
-        self, actor: Any, address: Address, driver: Address, server: QueueServer, ship: Callable[[Parcel], Any]
-    ) -> None:
-        self._actor = actor
-        self._address = address
-        self._is_near = address.node == driver.node
-        self._server = server
-        self._ship = ship
-        ways = [LocalQueueDescriptor(maxsize=CONTROL_MESSAGES) for _ in range(2)]
-        self._control = ControlWay(driver, *(way.queue_id for way in ways))
-        down, up = queues = [way.create() for way in ways]
-        for way, queue in zip(ways, queues, strict=True):
-            server.serve(way.queue_id, queue)  # type: ignore[arg-type]
-        self.link = QueueLink(incoming=up, outgoing=down)
-        self._run: Any = None
-
-    def start(self, setup: Setup) -> None:
-        self._run = self._actor.run.remote(self._control, self._ship(setup.plan))
-        self.link.send(replace(setup, plan=(b"", ())))
-
-    def wait(self) -> str:
-        import ray
-
-        process = f"process {self._address.process} on node {self._address.host}"
-        try:
-            why = ray.get(self._run)
-            return f"{process} ended" + (f", because its link to this process did: {why}" if why else "")
-        except ray.exceptions.RayTaskError as error:
-            return f"{process} failed ({reason_of(error.cause)})"
-        except ray.exceptions.RayError:
-            return f"{process} was killed, or its node was"
-        finally:
-            self.link.shut()
-            self._server.withdraw(self._control.down)
-            self._server.withdraw(self._control.up)
-
-    def kill(self) -> None:
-        import ray
-
-        ray.kill(self._actor)
-
-    @property
-    def process(self) -> int | None:
-        return self._address.process
-
-    def processor_s(self) -> float | None:
-        return processor_s_of(self._address.process) if self._is_near else None
 
 
 def _demands(graph: ExecutionGraph, placement: Placement) -> dict[int, Counter[str]]:
@@ -257,6 +233,13 @@ def _options(demands: Counter[str], node: str) -> dict[str, Any]:
         "max_task_retries": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
     }
+
+
+def _pending(calls: Sequence[Any], timeout_s: float) -> list[Any]:
+    """Those that have not answered in time."""
+    import ray
+
+    return ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[1] if calls else []
 
 
 @contextmanager

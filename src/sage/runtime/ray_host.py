@@ -15,7 +15,7 @@ from sage.queues import SharedMemoryQueueDescriptor
 from sage.queues.remote.server import QueueServer
 from sage.runtime.hosted import HostProgram
 from sage.runtime.messages import Link, Parcel, Printed, Setup
-from sage.runtime.ray_link import Address, ControlWay, serve
+from sage.runtime.ray_link import Address, CallsWay, ControlWay, reaches, serve
 
 
 class RayHost:
@@ -24,17 +24,17 @@ class RayHost:
     def __init__(self) -> None:
         self._server: QueueServer
 
-    def listen(self, key: str) -> Address:
-        """Where this host will serve its queues."""
+    def listen(self, key: str, driver: Address) -> tuple[Address, bool]:
+        """Where this host will serve its queues; and whether it reaches those of the driver."""
         address, self._server = serve(key)
-        return address
+        return address, reaches(driver)
 
     def own(self, memory: SharedMemoryQueueDescriptor) -> None:
         """Make a queue here, and serve it."""
         queue: Any = memory.create()
         self._server.serve(memory.queue_id, queue)
 
-    def run(self, control: ControlWay, plan: Parcel) -> str:
+    def run(self, control: ControlWay | CallsWay, plan: Parcel) -> str:
         """Be a host, to the end of the run or of the link to the driver; returns why the link ended, if it did."""
         link = control.open()
         setup = link.receive()

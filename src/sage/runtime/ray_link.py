@@ -4,16 +4,20 @@ the control link of a host. One key for each run, handed out through Ray, authen
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import QueueError
 from sage.flow.shipping import pack, unpack
-from sage.queues import Queue, RPCQueueDescriptor, SharedMemoryQueueDescriptor
+from sage.queues import Queue, RayQueueDescriptor, RPCQueueDescriptor, SharedMemoryQueueDescriptor
 
 if TYPE_CHECKING:
     from sage.queues.remote.server import QueueServer  # msgspec comes with it
+
+REACH_S = 5.0
+"""How long a connection to another node may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,18 @@ class ControlWay:
     def open(self) -> QueueLink:
         """The host's end."""
         return QueueLink(incoming=self.driver.remote(self.down).open(), outgoing=self.driver.remote(self.up).open())
+
+
+@dataclass(frozen=True, slots=True)
+class CallsWay:
+    """The same where no port can be reached: two queues of an actor."""
+
+    down: RayQueueDescriptor
+    up: RayQueueDescriptor
+
+    def open(self) -> QueueLink:
+        """The host's end."""
+        return QueueLink(incoming=self.down.open(), outgoing=self.up.open())
 
 
 class QueueLink:
@@ -97,6 +113,17 @@ class QueueLink:
         self._outgoing.detach()
 
 
+def reaches(address: Address) -> bool:
+    """Whether this process can open a connection there, if it needs one."""
+    if address.node == here():
+        return True
+    try:
+        socket.create_connection((address.host, address.port), REACH_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def here() -> str:
     """Ray's id of the node that this process is on."""
     import ray
@@ -113,3 +140,11 @@ def serve(key: str) -> tuple[Address, QueueServer]:
 
     server = QueueServer(key, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     return Address(here(), *server.address, os.getpid(), key), server
+
+
+def called_by(caller: str, maxsize: int | None) -> RayQueueDescriptor:
+    """A queue of the actor `caller`, which other nodes reach by calls."""
+    import ray
+
+    namespace = ray.get_runtime_context().namespace
+    return RayQueueDescriptor(maxsize=maxsize, host=caller, namespace=namespace, ports=False)
