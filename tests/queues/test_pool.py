@@ -61,10 +61,13 @@ def test_a_pool_is_one_document() -> None:
 
 
 def test_what_cannot_leave_its_process_is_replaced() -> None:
-    pool = QueueDescriptorPool({"a": LocalQueueDescriptor(maxsize=7), "b": SharedMemoryQueueDescriptor()})
+    local = LocalQueueDescriptor(maxsize=7, max_bytes=9_000, adaptive=False)
+    pool = QueueDescriptorPool({"a": local, "b": SharedMemoryQueueDescriptor(), "c": LocalQueueDescriptor()})
     sent = pool.for_other_processes()
     assert isinstance(sent["a"], SharedMemoryQueueDescriptor)
-    assert (sent["a"].queue_id, sent["a"].maxsize) == (pool["a"].queue_id, 7)
+    assert (sent["a"].queue_id, sent["a"].maxsize, sent["a"].max_bytes) == (local.queue_id, 7, 9_000)
+    assert not sent["a"].adaptive
+    assert isinstance(sent["c"], SharedMemoryQueueDescriptor)
     assert sent["b"] is pool["b"]
 
 

@@ -227,6 +227,25 @@ def test_a_handle_that_was_given_up_does_not_take_the_locks_of_the_next_one_alon
             queue.get(timeout=0.7)
 
 
+def test_items_wait_for_company_where_nothing_adapts(make: Make) -> None:
+    _, queue = make(adaptive=False)
+    queue.linger_ms, queue.batch_size = FOREVER_MS, 3
+    for number in range(3):
+        queue.put(number)
+        assert queue.get_stats().buffer_size == number + 1
+    queue.put(3)
+    assert queue.get_stats().buffer_size == 1
+    assert [queue.get_nowait() for _ in range(4)] == list(range(4))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_lone_item_leaves_at_once_where_frames_adapt(make: Make) -> None:
+    _, queue = make()
+    queue.linger_ms = FOREVER_MS
+    queue.put(0)
+    assert queue.get_stats().buffer_size == 0
+
+
 RACE = """
 queue = descriptor.open()
 number = int(hear())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -44,8 +44,8 @@ class QueueDescriptorPool(Mapping[str, QueueDescriptor]):
     def for_other_processes(self, strategy: QueueCreationStrategy | None = None) -> QueueDescriptorPool:
         """The same queues, reachable from other processes of this machine.
 
-        A descriptor that cannot leave its process is replaced by one of the same id and capacity that can. Raises
-        `QueueError` E523 where its queue is open already: items may be in it.
+        A descriptor that cannot leave its process is replaced by one of the same id and capacity, in items and bytes,
+        that can. Raises `QueueError` E523 where its queue is open already: items may be in it.
         """
         chosen = strategy or CheapestKind()
         return QueueDescriptorPool({name: _for_others(name, self[name], chosen) for name in self})
@@ -95,4 +95,6 @@ def _for_others(name: str, descriptor: QueueDescriptor, strategy: QueueCreationS
         )
     here = Place.here()
     elsewhere = replace(here, process=_ANOTHER_PROCESS)
-    return strategy.choose(here, elsewhere, queue_id=descriptor.queue_id, maxsize=descriptor.maxsize).descriptor
+    values = {entry.name: getattr(descriptor, entry.name) for entry in fields(descriptor)}
+    given = {name: value for name, value in values.items() if value is not None or name == "maxsize"}
+    return strategy.choose(here, elsewhere, **given).descriptor

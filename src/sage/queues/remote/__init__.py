@@ -14,6 +14,10 @@
     queue.py           the handle
     server.py      the owner's side
     service.py         one queue of it
+    settling.py            clients are asked for what they hold
+    taking.py              producers: places are granted, frames are put
+    feeding.py             consumers: items are sent
+    ports.py               a client's hold on it
 
 This file imports nothing: messages need msgspec, and the sockets pyzmq. The owner makes a queue and serves it::
 
