@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from sage.bench import EXPERIMENTS, Case, Load, Options, executor_for, run_experiment
+from sage.bench import EXPERIMENTS, Case, Load, Options, Report, executor_for, executor_of_many, run_experiment
 from sage.bench.emulated import EmulatedCluster, plans_for
+from sage.bench.environment import environment
 from sage.bench.figures import figures_of
 from sage.bench.joined import JoinedCluster
+from sage.bench.plots import plots_of
+from sage.bench.statistics import estimate
 from sage.cluster import Cluster, plan
 from sage.errors import ClusterError, UsageError
 
@@ -43,6 +46,21 @@ def test_what_no_emulated_cluster_is_for(tmp_path: Path) -> None:
         EmulatedCluster().check(Case("many", 1, nodes=6, slots=40))
     with pytest.raises(UsageError, match="E104 this takes real processes"):
         run_experiment(EXPERIMENTS["primes"], executor_for("virtual"), Options(repeat=1), tmp_path)
+
+
+def test_of_many_experiments_those_that_cannot_run_on_a_cluster_run_in_virtual_time() -> None:
+    executor, why = executor_of_many(EXPERIMENTS["isolation"], Options(cluster="local"))
+    assert (executor.where, "E104 this cluster cannot run the case" in why) == ("virtual time", True)
+    executor, why = executor_of_many(EXPERIMENTS["scaling"], Options(cluster="local"))
+    assert (executor.where, why) == ("processes of this machine", "")
+    assert executor_of_many(EXPERIMENTS["queue"], Options(cluster="local"))[1] == ""
+
+
+def test_a_plot_without_a_line_is_left_out(tmp_path: Path) -> None:
+    cases = EXPERIMENTS["primes"].cases(Options(cluster="emulated", nodes=(2,), workers=(1,)))
+    found = {case.name: {"throughput_per_s": estimate([1.0]), "node_efficiency": estimate([1.0])} for case in cases}
+    report = Report(EXPERIMENTS["primes"], cases, found, "nowhere", Options(), environment(), 1.0)
+    assert [plot.name for plot in plots_of(report)] == ["throughput", "efficiency"]
 
 
 def test_primes_say_which_nodes_and_workers() -> None:

@@ -17,7 +17,7 @@
 """
 
 from sage.bench.case import Case, Load
-from sage.bench.clusters import executor_for
+from sage.bench.clusters import executor_for, executor_of_many
 from sage.bench.executor import Executor, Run
 from sage.bench.experiment import Experiment
 from sage.bench.experiments import EXPERIMENTS
@@ -26,6 +26,6 @@ from sage.bench.publish import publish
 from sage.bench.suite import Report, run_experiment
 
 __all__ = [
-    "EXPERIMENTS", "Case", "Executor", "Experiment", "Load", "Options", "Report", "Run", "executor_for", "publish",
-    "run_experiment",
+    "EXPERIMENTS", "Case", "Executor", "Experiment", "Load", "Options", "Report", "Run", "executor_for",
+    "executor_of_many", "publish", "run_experiment",
 ]  # fmt: skip

@@ -7,8 +7,10 @@ from sage.bench.engine import EngineCluster
 from sage.bench.executor import Executor
 from sage.bench.experiment import Experiment
 from sage.bench.joined import JoinedCluster
+from sage.bench.options import Options
 from sage.bench.virtual import VirtualCluster
 from sage.cluster.join import way_to
+from sage.errors import UsageError
 
 
 def executor_for(cluster: str, experiment: Experiment | None = None) -> Executor:
@@ -25,3 +27,16 @@ def executor_for(cluster: str, experiment: Experiment | None = None) -> Executor
         return EmulatedCluster()
     way_to(cluster)
     return JoinedCluster(cluster)
+
+
+def executor_of_many(experiment: Experiment, options: Options) -> tuple[Executor, str]:
+    """For one of several experiments: virtual time where the cluster cannot run its cases; and why, if so."""
+    executor = executor_for(options.cluster, experiment)
+    try:
+        for case in experiment.cases(options) if experiment.on_clusters else ():
+            if case.nodes:
+                executor.check(case)
+    except UsageError as error:
+        executor.close()
+        return executor_for("virtual", experiment), str(error)
+    return executor, ""

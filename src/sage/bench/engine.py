@@ -11,7 +11,7 @@ from typing import Any
 
 import sage
 from sage.bench.arrivals import Arrivals, Home, InFlight
-from sage.bench.case import AHEAD, Case, Load
+from sage.bench.case import Case, Load
 from sage.bench.executor import Run
 from sage.bench.work import Ask, Compute, Perform, Stamped
 from sage.errors import UsageError
@@ -74,7 +74,7 @@ class EngineCluster:
 
     def perform(self, function: Any, count: int, case: Case) -> list[Stamped]:
         """`function(0)` to `function(count - 1)`, in as many processes as the case has slots on its nodes."""
-        home = Home(InFlight(AHEAD * case.nodes * case.slots))
+        home = Home(InFlight(count))
         pipeline = sage.Pipeline("bench-perform")
         arrivals = Arrivals(Load("perform", "compute", count), 0, home.in_flight)
         pipeline.read(arrivals).map(Perform(function), **self._workers_of(case)).write(home)

@@ -22,8 +22,12 @@ pre { font-size: 0.75rem; overflow-x: auto; background: #f7f7f7; padding: 1rem; 
 """
 
 
-def page(reports: Sequence[Report], pictures: Mapping[str, Sequence[bytes]], comparisons: Mapping[str, str]) -> str:
-    """HTML; `pictures` (PNG) and `comparisons` by the name of the experiment."""
+Pictures = Mapping[str, bytes]
+"""PNG by title."""
+
+
+def page(reports: Sequence[Report], pictures: Mapping[str, Pictures], comparisons: Mapping[str, str]) -> str:
+    """HTML; `pictures` and `comparisons` by the name of the experiment."""
     sections = "".join(
         _section(report, pictures[report.experiment.name], comparisons[report.experiment.name]) for report in reports
     )
@@ -33,11 +37,11 @@ def page(reports: Sequence[Report], pictures: Mapping[str, Sequence[bytes]], com
     )
 
 
-def _section(report: Report, pictures: Sequence[bytes], compared: str) -> str:
+def _section(report: Report, pictures: Pictures, compared: str) -> str:
     machine = heading(report)[1]
     images = "".join(
-        f'<img alt="{escape(plot.title)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for plot, picture in zip(report.experiment.plots, pictures, strict=True)
+        f'<img alt="{escape(about)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        for about, picture in pictures.items()
     )
     return (
         f'<h2>{escape(report.experiment.title)} <span class="mark">{escape(report.label)}</span></h2>'

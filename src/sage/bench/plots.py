@@ -36,6 +36,11 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def plots_of(report: Report) -> list[Plot]:
+    """Those that there is something to draw in."""
+    return [plot for plot in report.experiment.plots if _lines_of(report, plot)]
+
+
 class Painter:
     """Draws the plots of a report. Raises `MissingDependency` when made without matplotlib."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sage.bench.page import page
-from sage.bench.plots import Painter
+from sage.bench.plots import Painter, plots_of
 from sage.bench.results import Results
 from sage.bench.suite import Report
 from sage.bench.texts import comparison, summary, table
@@ -41,11 +41,12 @@ def _texts(report: Report, results: Results) -> str:
     return compared
 
 
-def _plots(report: Report, painter: Painter, folder: Path) -> list[bytes]:
+def _plots(report: Report, painter: Painter, folder: Path) -> dict[str, bytes]:
+    """PNG by title."""
     own = folder / report.experiment.name
-    painted = []
-    for plot in report.experiment.plots:
+    painted = {}
+    for plot in plots_of(report):
         for kind in ("png", "svg"):
             Results(own).make(f"{plot.name}.{kind}", lambda path, plot=plot: painter.paint(report, plot, [path]))  # type: ignore[misc]
-        painted.append((own / f"{plot.name}.png").read_bytes())
+        painted[plot.title] = (own / f"{plot.name}.png").read_bytes()
     return painted

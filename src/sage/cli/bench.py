@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sage.bench import EXPERIMENTS, Options, Report, executor_for, publish, run_experiment
+from sage.bench import EXPERIMENTS, Executor, Options, Report, executor_for, executor_of_many, publish, run_experiment
 from sage.bench.experiments import verify
 from sage.bench.options import with_file
 from sage.bench.texts import summary
@@ -79,7 +79,7 @@ def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quie
             spent_s = sum(report.elapsed_s for report in reports)
             left = f", about {spent_s / number * (len(names) - number):.0f} s left" if number else ""
             say(f"{name}: experiment {number + 1} of {len(names)}{left}")
-        executor = executor_for(options.cluster, EXPERIMENTS[name])
+        executor = _executor(name, options, alone=len(names) == 1)
         try:
             progress = (lambda line: None) if quiet else say
             reports.append(
@@ -91,6 +91,15 @@ def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quie
         finally:
             executor.close()
     return reports
+
+
+def _executor(name: str, options: Options, *, alone: bool) -> Executor:
+    if alone:
+        return executor_for(options.cluster, EXPERIMENTS[name])
+    executor, why_virtual = executor_of_many(EXPERIMENTS[name], options)
+    if why_virtual:
+        say(f"{name}: in virtual time, because {why_virtual}")
+    return executor
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -182,7 +182,8 @@ def _all(case: Case) -> str | None:
 
 
 def _each(case: Case) -> str | None:
-    return f"{case.slots} workers on each" if case.settings["kind"] == "prime" else None
+    workers = "1 worker" if case.slots == 1 else f"{case.slots} workers"
+    return f"{workers} on each" if case.settings["kind"] == "prime" else None
 
 
 def check_gmpy2() -> None:
