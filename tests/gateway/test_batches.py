@@ -142,6 +142,26 @@ def test_it_survives_a_restart_and_pays_for_nothing_twice(endpoint: SimulatedEnd
     assert sum(each.requests - each.failed for each in used(gateway)) == 40
 
 
+def test_a_folder_that_was_damaged_costs_that_batch_and_nothing_else(
+    endpoint: SimulatedEndpoint, wait_until: Wait
+) -> None:
+    with gateway_for(endpoint.url) as gateway:
+        endpoint.set_faults("silence")
+        name = create(gateway, upload(gateway, lines(2)).json["id"]).json["id"]
+        wait_until(lambda: list(Path("batches").glob("*.results")))
+    endpoint.set_faults()
+    (journal,) = Path("batches").glob("*.results")
+    journal.write_bytes(b"nonsense\n")
+    with gateway_for(endpoint.url) as gateway:
+        found = ended(gateway, name, wait_until)
+        assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "storage_error")
+        assert ask(gateway, CHAT, chat()).status == 200
+    next(Path("batches").glob("batch_*.json")).write_bytes(b"nonsense")
+    with gateway_for(endpoint.url) as gateway:
+        assert ask(gateway, "/v1/batches").error["code"] == "no_batches"
+        assert ask(gateway, CHAT, chat()).status == 200
+
+
 def test_a_batch_that_is_cancelled_says_what_was_not_sent(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:
     endpoint.set_faults("silence@0.5")
     with gateway_for(endpoint.url) as gateway:

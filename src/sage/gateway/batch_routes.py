@@ -78,6 +78,8 @@ class BatchRoutes:
             await asyncio.to_thread(store.keep, card, draft)
         except TimeoutError:
             raise Refusal(408, f"the file did not come within {UPLOAD_TIMEOUT_S:g} s") from None
+        except OSError:
+            raise _not_kept() from None
         finally:
             draft.unlink(missing_ok=True)
         return _json(card.public())
@@ -149,7 +151,10 @@ class BatchRoutes:
             new_id("batch_"), caller.tenant, caller.name, labels.job, labels.step, asks.endpoint, card.id,
             asks.completion_window, now_s, now_s + seconds, metadata=asks.metadata,
         )  # fmt: skip
-        await asyncio.to_thread(store.save, batch)
+        try:
+            await asyncio.to_thread(store.save, batch)
+        except OSError:
+            raise _not_kept() from None
         self._runner.start(batch)
         return _json(batch.public())
 
@@ -176,6 +181,10 @@ class BatchRoutes:
         if batch is None:
             raise Refusal(404, "there is no such batch", code="batch_not_found", param="id")
         return batch
+
+
+def _not_kept() -> Refusal:
+    return Refusal(503, "the gateway cannot write to its disk", code="storage_error", retry_after_s=60)
 
 
 def _page(request: web.Request, listed: Sequence[Any], public: Callable[[Any], dict[str, Any]]) -> web.Response:

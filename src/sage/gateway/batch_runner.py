@@ -94,8 +94,8 @@ class BatchRunner:
     async def _run(self, batch: Batch) -> None:
         try:
             await self._take_on(batch)
-        except OSError as error:  # the disk is full, or gone
-            batch.errors = [LineError("storage_error", f"the gateway cannot write: {error.strerror}", 0)]
+        except (OSError, msgspec.MsgspecError):  # the disk is full, or gone; what is written there is not ours
+            batch.errors = [LineError("storage_error", "the gateway cannot keep what became of it", 0)]
             batch.enter("failed", SYSTEM_CLOCK.wall())
             with suppress(OSError):
                 self._store.save(batch)

@@ -1,4 +1,5 @@
-"""Files and batches on disk. Blocks; a folder belongs to one gateway at a time, which holds its lock.
+"""Files and batches on disk. Blocks, and may be used by several threads; a folder belongs to one gateway at a time,
+which holds its lock.
 
 ::
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -40,10 +42,14 @@ class BatchStore:
         except OSError as error:
             os.close(self._lock)
             raise self._unusable("another gateway uses it") from error
-        for left in folder.glob("*.part"):
-            left.unlink()
-        self._files = {card.id: card for card in self._all("file-", FileCard)}
-        self._batches = {batch.id: batch for batch in self._all("batch_", Batch)}
+        try:
+            for left in folder.glob("*.part"):
+                left.unlink()
+            self._files = {card.id: card for card in self._all("file-", FileCard)}
+            self._batches = {batch.id: batch for batch in self._all("batch_", Batch)}
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         os.close(self._lock)
@@ -51,7 +57,11 @@ class BatchStore:
     @property
     def size_bytes(self) -> int:
         """Of all files, and of the results of batches."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder))
+        total = 0
+        for entry in os.scandir(self._folder):
+            with suppress(FileNotFoundError):  # a draft that became a file just now
+                total += entry.stat().st_size
+        return total
 
     def draft(self) -> Path:
         """Where a new file may be written; `keep` it, or unlink it."""
@@ -72,7 +82,7 @@ class BatchStore:
 
     def files(self, tenant: str) -> list[FileCard]:
         """The newest first."""
-        return [card for card in reversed(self._files.values()) if card.tenant == tenant]
+        return [card for card in reversed(list(self._files.values())) if card.tenant == tenant]
 
     def content(self, card: FileCard) -> Path:
         return self._folder / f"{card.id}.jsonl"
@@ -130,7 +140,7 @@ class BatchStore:
             self.keep(card, draft)
 
     def clear(self, batch: Batch) -> None:
-        """Its results have been published."""
+        """Its results have become files."""
         self._results(batch).unlink(missing_ok=True)
 
     def _results(self, batch: Batch) -> Path:
