@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, cast
 from zlib import crc32
 
 from sage.errors import SinkError
-from sage.flow.sink import Rejected, Sink, SinkContext, Writer
+from sage.flow.sink import Rejected, Sink, SinkContext, SyncedWriter, Writer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,7 +48,7 @@ class FileSink(Sink):
             raise
 
 
-class FileWriter(Writer):
+class FileWriter(SyncedWriter):
     """Writes to an `OutputFile`."""
 
     def __init__(self, file: OutputFile) -> None:
@@ -64,7 +64,7 @@ class FileWriter(Writer):
         return self.file.put_aside()
 
 
-class Committed(Writer):
+class Committed(SyncedWriter):
     """The output is in its place already: the run was killed after that, and before it could say so."""
 
     def write(self, records: Sequence[Any], rids: Sequence[str]) -> Sequence[Rejected]:
@@ -111,6 +111,7 @@ class OutputFile:
                 self.discard()
                 raise
         self._gzip: BinaryIO | None = None
+        self._torn = False
         self._copied_bytes = 0
 
     @property
@@ -131,7 +132,10 @@ class OutputFile:
         self._copied_bytes = self._raw.tell()
 
     def write(self, data: bytes) -> None:
-        """All of `data` or, with a `SinkError`, none of it (of a compressed file, the beginning may remain)."""
+        """All of `data` or, with a `SinkError`, none of it (of a compressed file, the beginning may remain: that is its
+        end)."""
+        if self._torn:
+            raise SinkError("E556", "a compressed output was cut short, and cannot be continued", at=self.path)
         before = self._raw.tell()
         with translated(self.path):
             try:
@@ -140,6 +144,7 @@ class OutputFile:
                 else:
                     self._raw.write(data)
             except OSError:
+                self._torn = self._is_gzip
                 if not self._is_gzip:
                     self._raw.truncate(before)
                     self._raw.seek(before)

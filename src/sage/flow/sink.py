@@ -35,6 +35,10 @@ class Rejected:
     error: SageError
 
 
+PASSING = frozenset({"E552", "E555", "E559"})
+"""Codes of what may go by without the run: no room, a database that is locked or cannot be reached."""
+
+
 class Writer(ABC):
     """A sink that has been opened. Used by one thread at a time."""
 
@@ -45,13 +49,9 @@ class Writer(ABC):
 
         Raises if the batch as a whole failed. The engine then writes it again in smaller parts to find the record at
         fault, so an idempotent writer must not apply a rid twice, and a transactional one must have rolled back.
-        `SinkError` and `OSError` mean that the sink itself is broken: the job ends.
+        `SinkError` and `OSError` mean that the sink itself is broken: the job ends. One with a directory waits for what
+        may go by (`PASSING`), and writes the same batch again: nothing of it may have been applied then, or by rid.
         """
-
-    def sync(self) -> Any:
-        """Make safe on the disk what was written so far, and return the place, plain data, from which `Sink.open` can
-        go on after the process was killed. Only asked of sinks that say ``safe = "at_sync"``."""
-        raise NotImplementedError
 
     @abstractmethod
     def commit(self) -> None:
@@ -63,6 +63,15 @@ class Writer(ABC):
 
         Returns where the records written so far were put aside, if they were, for the message to the user.
         """
+
+
+class SyncedWriter(Writer):
+    """Of a sink that says ``safe = "at_sync"``: what it wrote can be made safe while it goes on writing."""
+
+    @abstractmethod
+    def sync(self) -> Any:
+        """Make safe on the disk what was written so far, and return the place, plain data, from which `Sink.open` can
+        go on after the process was killed."""
 
 
 class Writable(ABC):
@@ -82,9 +91,9 @@ class Sink(Writable):
     idempotent: ClassVar[bool] = False
     """True if a record written twice with the same rid has one effect."""
     safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_commit"
-    """When a record that was written survives the death of the process: only after `Writer.commit`, after `Writer.sync`
-    (then an output that is committed has it once), or when `Writer.write` has returned (then it must be `idempotent`,
-    or the record may come again). The first kind cannot be used with a job directory."""
+    """When a record that was written survives the death of the process: only after `Writer.commit`, after
+    `SyncedWriter.sync` (then an output that is committed has it once), or when `Writer.write` has returned (then it
+    must be `idempotent`, or the record may come again). The first kind cannot be used with a job directory."""
 
     def sink(self) -> Sink:
         return self

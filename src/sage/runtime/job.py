@@ -80,11 +80,15 @@ class Job:
         """Read no more, finish what is in flight, give up what is parked. Returns at once."""
         self._cancelled = True
         self._attempt.control.stop()
+        if self._directory is not None:
+            self._directory.hurry()
 
     def abort(self) -> None:
         """End at once; what is in flight is left unfinished. Returns at once."""
         self._cancelled = self._aborted = True
         self._attempt.abort()
+        if self._directory is not None:
+            self._directory.hurry()
 
     def limit_in_flight(self, records: int) -> None:
         """From now on, let so many records be read and not finished at most (at least 1)."""
@@ -111,6 +115,7 @@ class Job:
             p99_s=p99_s,
             restarts=tuple(self._restarts.losses),
             hosts=crew.hosts(len(self._restarts.losses) + 1),
+            waits_for=None if self._directory is None else self._directory.stalled,
         )
 
     def _elapsed_s(self) -> float:

@@ -76,6 +76,8 @@ class JobSnapshot:
     """Why the run began again, each time: hosts that were lost. The account begins there."""
     hosts: tuple[HostSnapshot, ...] = ()
     """What each host does, by its heartbeats."""
+    waits_for: SageError | None = None
+    """Why the job directory takes nothing at the moment."""
 
     @property
     def bottleneck(self) -> str | None:
@@ -90,7 +92,9 @@ class JobSnapshot:
 
     @property
     def stalled(self) -> str | None:
-        """Why nothing moves: every record in flight of some step waits for an endpoint."""
+        """Why nothing moves: there is no room, or every record in flight of some step waits for an endpoint."""
+        if self.waits_for is not None:
+            return str(self.waits_for)
         for step in self.steps:
             if step.parked and step.parked >= min(step.in_flight, step.slots):
                 return f"{step.name}: {step.parked_reason}"

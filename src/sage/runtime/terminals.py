@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -10,7 +10,7 @@ from typing import Any
 
 from sage.errors import SageError, SinkError
 from sage.flow.graph import StepPlan
-from sage.flow.sink import SinkContext, Writer
+from sage.flow.sink import PASSING, Rejected, SinkContext, SyncedWriter, Writer
 from sage.record import Batch
 from sage.runtime.context import RuntimeContext
 from sage.runtime.deadletters import reason_of
@@ -18,6 +18,9 @@ from sage.runtime.durable import Taken
 from sage.runtime.failures import GaveUp, Interrupted
 from sage.runtime.stage import Stage
 from sage.runtime.stock import Stock
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
+"""Between two looks whether a sink has room again."""
 
 
 class TerminalStage(Stage):
@@ -130,6 +133,11 @@ class SinkStage(TerminalStage):
         with self._stock.taken() as lineage:
             if not lineage or self._writer is None:
                 return None
+            if not isinstance(self._writer, SyncedWriter):
+                raise SinkError(
+                    "E556", "the sink says that it is safe at_sync, and its writer has no sync",
+                    at=f"step {self.plan.name!r}", got=type(self._writer).__name__, expected="a SyncedWriter",
+                )  # fmt: skip
             with _sink_errors(self.plan.name, Exception):
                 return Taken(self._writer.sync(), (), (), lineage)
 
@@ -171,8 +179,7 @@ class SinkStage(TerminalStage):
 
     def _try(self, batch: Batch) -> None:
         assert self._writer is not None
-        with _sink_errors(self.plan.name, OSError):  # any other exception may be one record's fault
-            rejected = self._writer.write(batch.records, batch.rids)
+        rejected = self._patiently(self._writer, batch)
         if not rejected:
             self._written(batch)
             return
@@ -182,6 +189,25 @@ class SinkStage(TerminalStage):
             self.failures.bury(batch, refusal.index, refusal.error)
         if any(mask):
             self._written(batch.select(mask))
+
+    def _patiently(self, writer: Writer, batch: Batch) -> Sequence[Rejected]:
+        """A job with a directory does not end because there is no room: it says so, and waits until there is."""
+        durability = self.context.durability
+        waits = durability is not None and durability.job != ""
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                with _sink_errors(self.plan.name, OSError):  # any other exception may be one record's fault
+                    return writer.write(batch.records, batch.rids)
+            except SinkError as error:
+                if not waits or error.code not in PASSING:
+                    raise
+                self.stats.parked, self.stats.parked_reason = len(batch), reason_of(error)
+                in_time = self.context.control.pause(wait_s)
+                self.stats.parked = 0
+                if not in_time:
+                    raise
+            wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
 
 
 @contextmanager

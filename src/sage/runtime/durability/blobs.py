@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from sage.errors import StorageError
-from sage.runtime.durability.rows import sync_folder
+from sage.runtime.durability.rows import storage_error, sync_folder
 
 LARGE_BYTES = 64 * 1024
 """A value of more goes into a file of its own."""
@@ -60,5 +60,5 @@ class Blobs:
             for folder in (path.parent, self._folder, self._folder.parent):
                 sync_folder(folder)
         except OSError as error:
-            raise StorageError("E611", "the job directory cannot be used", at=str(path), got=error.strerror) from error
+            raise storage_error(path, error) from error
         return name.encode()

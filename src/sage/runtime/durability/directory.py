@@ -182,6 +182,15 @@ class JobDirectory(StepJournals):
             large = all(change.kind is RowKind.RESULT for change in question.changes)
             self._recorder.record(question.changes, large=large, told=lambda: reply(self._recorder.failure))
 
+    @property
+    def stalled(self) -> SageError | None:
+        """Why nothing can be kept at the moment, and the run waits."""
+        return self._recorder.stalled
+
+    def hurry(self) -> None:
+        """The run is to end: wait for no room any more."""
+        self._recorder.hurry()
+
     def pause(self, *, whole: bool) -> None:
         """The run is over, well or not: keep all that it did, if it is `whole`: nobody is still at it. Raises
         `StorageError` if that cannot be."""

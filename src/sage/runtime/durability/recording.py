@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sage.errors import InternalError, SageError
+from sage.errors import InternalError, SageError, StorageError
 from sage.runtime.durability.rows import Change, RowKind
 
 MOST_AT_ONCE = 64
 """Sets of changes in one commit."""
+
+LOOK_EVERY_S = 0.25
+"""Whether there is room again."""
 
 Told = Callable[[], None]
 
@@ -39,7 +42,8 @@ class BlobStore(Protocol):
 class Recorder:
     """Commits sets of changes in the order in which they were given, each whole. From any thread.
 
-    After the first failure nothing more is committed: waiting raises the error, and `on_failure` got it once.
+    Without room it waits, and commits when there is some. After the first failure nothing more is committed: waiting
+    raises the error, and `on_failure` got it once.
     """
 
     def __init__(self, rows: RowStore, blobs: BlobStore, on_failure: Callable[[SageError], None]) -> None:
@@ -53,6 +57,9 @@ class Recorder:
         self._number = 0
         self._committed = 0
         self._closed = False
+        self._hurry = threading.Event()
+        self.stalled: SageError | None = None
+        """Why nothing is committed at the moment."""
         self.failure: SageError | None = None
         self._thread = threading.Thread(target=self._run, name="sage-journal", daemon=True)
         self._thread.start()
@@ -86,8 +93,13 @@ class Recorder:
         if self.failure is not None:
             raise self.failure
 
+    def hurry(self) -> None:
+        """From now on, no room is a failure."""
+        self._hurry.set()
+
     def close(self) -> None:
-        """Commit what was given, and end the thread."""
+        """Commit what was given, and end the thread. Waits for no room."""
+        self.hurry()
         with self._lock:
             self._closed = True
             self._news.notify()
@@ -114,7 +126,19 @@ class Recorder:
 
     def _commit(self, some: list[tuple[Sequence[Change], bool]]) -> None:
         self.check()
-        self._rows.apply([self._sized(change) if large else change for changes, large in some for change in changes])
+        while True:
+            try:
+                self._rows.apply(
+                    [self._sized(change) if large else change for changes, large in some for change in changes]
+                )
+            except StorageError as error:
+                if error.code != "E601" or self._hurry.is_set():
+                    raise
+                self.stalled = error
+                self._hurry.wait(LOOK_EVERY_S)
+            else:
+                self.stalled = None
+                return
 
     def _sized(self, change: Change) -> Change:
         return change if change.value is None else change._replace(value=self._blobs.stored(change.value))

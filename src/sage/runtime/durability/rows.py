@@ -6,6 +6,7 @@ neighbours. A row that is not what was written, one too many or one too few is E
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -303,18 +304,30 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _storage_error(path, error) from error
+        raise _of_sqlite(path, error) from error
     except OSError as error:
-        raise StorageError("E611", "the job directory cannot be used", at=str(path), got=error.strerror) from error
+        raise storage_error(path, error) from error
     except (ValueError, TypeError) as error:  # a row of another type than was written
         raise StorageError("E604", "a journal is damaged", at=str(path), got=str(error)) from error
 
 
-def _storage_error(path: Path, error: sqlite3.Error) -> StorageError:
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """`error`, raised by the system while it worked on `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _no_room(path)
+    return StorageError("E611", "the job directory cannot be used", at=str(path), got=error.strerror)
+
+
+def _no_room(path: Path) -> StorageError:
+    at, try_ = str(path), f"make room: df {path.parent}"
+    return StorageError("E601", "no space left for the state of jobs", at=at, try_=try_)
+
+
+def _of_sqlite(path: Path, error: sqlite3.Error) -> StorageError:
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # absent where the module itself raised
     at, got = str(path), str(error)
     if primary == sqlite3.SQLITE_FULL:
-        return StorageError("E601", "no space left for the state of jobs", at=at, try_=f"make room: df {path.parent}")
+        return _no_room(path)
     if primary == sqlite3.SQLITE_IOERR:
         return StorageError("E602", "the disk failed to store the journal", at=at, got=got, try_="dmesg")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

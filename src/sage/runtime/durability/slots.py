@@ -12,9 +12,11 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from sage.errors import StorageError
+from sage.runtime.durability.rows import storage_error
 
 SLOT_BYTES = 256
+RESERVED_SLOTS = 64
+"""At a time."""
 KEY_BYTES = 20
 _MARK = b"+"
 
@@ -40,7 +42,8 @@ class Slots:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError("E611", "the job directory cannot be used", at=str(path), got=error.strerror) from error
+            raise storage_error(path, error) from error
+        self._reserved = 0
 
     def enter(self, call: InFlight, *, alone: bool = False) -> int | None:
         """A call is about to be made: its slot, or None if it must wait. One that is to be `alone` waits until
@@ -49,6 +52,8 @@ class Slots:
             if self._alone or (alone and self._taken):
                 return None
             slot = heapq.heappop(self._free) if self._free else self._used
+            if slot >= self._reserved:
+                self._reserve()
             self._used = max(self._used, slot + 1)
             self._taken += 1
             self._alone = alone
@@ -56,6 +61,14 @@ class Slots:
         line = (_MARK + call.key + names[: SLOT_BYTES - 1 - KEY_BYTES]).ljust(SLOT_BYTES, b"\0")
         os.pwrite(self._file, line, slot * SLOT_BYTES)
         return slot
+
+    def _reserve(self) -> None:
+        """Room for more slots, before a call is made. Raises `StorageError` E601 if there is none."""
+        try:
+            os.posix_fallocate(self._file, self._reserved * SLOT_BYTES, RESERVED_SLOTS * SLOT_BYTES)
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        self._reserved += RESERVED_SLOTS
 
     def leave(self, slot: int) -> None:
         """The call in this slot has ended, and its result is kept if it had one."""
