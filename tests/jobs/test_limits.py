@@ -23,6 +23,8 @@ pipeline = sage.Pipeline("leaking")
 pipeline.read(Items(itertools.count())).map(leak).write(JsonLines("leaked.jsonl"))
 """
 )
+HELD = RELEASED.replace('"out.jsonl"', 'f"out-{os.getpid()}.jsonl"')
+"""Several of them do not write to the same file."""
 COUNTED = (
     HEAD
     + """
@@ -87,13 +89,13 @@ def test_jobs_wait_for_processors_and_for_others_of_their_user(
     managed: Managed, wait_until: Wait, tmp_path: Path
 ) -> None:
     managed.start("--processors", "3", "--places", "10", "--max-jobs-per-user", "2")
-    first = managed.submit(RELEASED, processors=2, user="anna")
+    first = managed.submit(HELD, processors=2, user="anna")
     wait_until((tmp_path / "working").exists)
-    large = managed.submit(RELEASED, processors=2, user="otto")
-    second = managed.submit(RELEASED, user="anna", places=10)
-    third = managed.submit(RELEASED, user="anna")
+    large = managed.submit(HELD, processors=2, user="otto")
+    second = managed.submit(HELD, user="anna", places=10)
+    third = managed.submit(HELD, user="anna")
     wait_until(lambda: managed.client.show(second)["state"] == "RUNNING")
-    places = managed.submit(RELEASED, user="otto", places=1)
+    places = managed.submit(HELD, user="otto", places=1)
     reasons = {job: managed.client.show(job)["reason"] for job in (large, third, places)}
     assert reasons == {
         large: "needs 2 processors, and 1 of 3 are free",
@@ -101,7 +103,7 @@ def test_jobs_wait_for_processors_and_for_others_of_their_user(
         places: "needs 1 places at endpoints, and 0 of 10 are free",
     }
     with pytest.raises(UsageError, match="E147 the job needs more than there is for all jobs: got needs 4 processors"):
-        managed.submit(RELEASED, processors=4)
+        managed.submit(HELD, processors=4)
     (tmp_path / "go").touch()
     assert {managed.end_of(job)["state"] for job in (first, large, second, third, places)} == {"SUCCEEDED"}
     assert managed.client.show(large)["changes"][0]["reason"].startswith("there is room, urgency 1")

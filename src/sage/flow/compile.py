@@ -16,8 +16,8 @@ ASYNC_CONCURRENCY = 64
 """Calls in flight of an async step that asks for no number."""
 MOST_ADAPTIVE_CONCURRENCY = 4096
 """What an adaptive step never exceeds."""
-MOST_REPLICAS = 64
-"""Threads of a step with adaptive parallelism at most."""
+MOST_REPLICAS = 72
+"""Threads of a step with adaptive parallelism at most: 64, and as many more as every second round tries without."""
 ADAPTIVE_CAPACITY = 512
 """Records in the inbox of an adaptive step: so many calls can be started at once, before the source is asked."""
 LONGEST_CHAIN = 64

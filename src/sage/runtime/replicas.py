@@ -2,8 +2,8 @@
 
 A limiter (`sage.scheduling.limiter`) sees how many records end in what time with so many at work. Waiting overlaps, so
 a step that waits gets more; computing does not, where Python computes on one thread at a time, so such a step gets
-fewer, down to one. While nothing waits before the step nothing is learned, and nobody is added. Never fewer than one,
-so no step starves; never more than the records that the run may have in flight.
+fewer, down to one; and so does one that waits for records: where nothing waits before the step, more bring nothing.
+Never fewer than one, so no step starves; never more than the records that the run may have in flight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Replicas:
         self._control = control
         self._clock = clock
         self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)
+        self._wanted = [threading.Event() for _ in range(most)]
+        """One each: to wake all for one that is wanted takes longer than what it is wanted for."""
         self._over = False
         control.on_abort(self._wake)
 
@@ -43,11 +44,12 @@ class Replicas:
         """Wait until this one is to work; False when there is nothing more to do. Raises `Aborted`."""
         if number < self._limit:
             return not self._over
-        with self._more:
-            while number >= self._limit and not self._over:
-                self._control.check()
-                self._more.wait()
-            return not self._over
+        while number >= self._limit and not self._over:
+            self._wanted[number].clear()
+            self._control.check()
+            if number >= self._limit and not self._over:  # nobody has set it since
+                self._wanted[number].wait()
+        return not self._over
 
     def begin(self) -> Flight:
         with self._lock:
@@ -59,18 +61,17 @@ class Replicas:
             self._limiter.progress(flight, now, float(records))
             self._limiter.end(flight, now)
             limit, self._limit = self._limit, self._limiter.limit
-            if self._limit > limit:
-                self._more.notify_all()
+        for wanted in self._wanted[limit : self._limit]:
+            wanted.set()
 
     def end_all(self) -> None:
         """The input has ended."""
-        with self._more:
-            self._over = True
-            self._more.notify_all()
+        self._over = True
+        self._wake()
 
     def _wake(self) -> None:
-        with self._more:
-            self._more.notify_all()
+        for wanted in self._wanted:
+            wanted.set()
 
 
 class Replica:
@@ -92,11 +93,9 @@ class Replica:
             for stage in self._stages:
                 stage.open()
             self._count(1)
+        if wanted:
+            self._flight = self._replicas.begin()  # what waits for records brings nothing either
         return wanted
-
-    def begin(self) -> None:
-        """It has taken a batch."""
-        self._flight = self._replicas.begin()
 
     def end(self, records: int) -> None:
         """The batch, of so many `records`, is done."""

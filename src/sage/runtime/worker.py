@@ -122,7 +122,6 @@ def replica_body(
             batch = inbox.take(take, full=full)
             if batch is None:
                 break
-            replica.begin()
             head.push(batch)
             replica.end(len(batch))
             ledger.publish()
@@ -156,8 +155,6 @@ class OrderedTurns:
                         break
                     with self._leaving:
                         turn = self._gate.enter(batch.keys or ())
-                if replica is not None:
-                    replica.begin()
                 head.push(batch)
                 if replica is not None:
                     replica.end(len(batch))
