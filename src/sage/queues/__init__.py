@@ -22,6 +22,8 @@
         ring.py             the memory that small items go through, whose halves are
         ring_putting.py
         ring_getting.py
+        ring_reading.py     frames as the items that are in them
+        ring_hand.py        what an only consumer has at hand
         ring_layout.py      where everything is in it
         segments.py         the memory that large ones stay in
         peers.py            which processes there are, and which died
