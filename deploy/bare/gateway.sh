@@ -1,11 +1,13 @@
 #!/bin/sh
-# A simulated endpoint and the gateway before it, on this machine's loopback, until Ctrl-C or the end of one of them.
+# A simulated endpoint and the gateway before it, on this machine's loopback, until Ctrl-C or the end of the gateway.
 #   gateway.sh [PROFILE]          by default a100-qwen2.5-3b
 set -eu
 profile="${1:-a100-qwen2.5-3b}"
 sage endpoint simulate --profile "$profile" --port 8001 &
-endpoint=$!
-trap 'kill "$endpoint" 2>/dev/null || true' EXIT INT TERM
+started=$!
+trap 'kill $started 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 python3 - <<'WAIT'
 import time, urllib.request
 for _ in range(300):
@@ -17,4 +19,7 @@ for _ in range(300):
 else:
     raise SystemExit("gateway.sh: the endpoint did not start within 30 s")
 WAIT
-sage gateway --endpoint http://127.0.0.1:8001 --port 8900
+sage gateway --endpoint http://127.0.0.1:8001 --port 8900 &
+gateway=$!
+started="$started $gateway"
+wait "$gateway"
