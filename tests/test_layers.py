@@ -51,6 +51,7 @@ LAZY_MODULES = {
     "sage.runtime.eventloop",  # the same
     "sage.runtime.durability.directory",  # SQLite
     "sage.runtime.durability",  # the same
+    "sage.runtime.durability.far",  # the same
     "sage.connectors.sqlite_table",  # sqlite3
     "sage.queues.ray_calls",  # asyncio
     "sage.queues.ray_host",  # ray
@@ -171,7 +172,9 @@ def test_functions_import_only_what_is_optional_or_slow() -> None:
 
 def test_ray_is_imported_where_it_is_wrapped_only() -> None:
     files = ("ray", "ray_kind", "ray_host", "ray_references")
-    allowed = {f"queues/{file}.py" for file in files} | {f"runtime/{f}.py" for f in ("ray", "ray_cluster", "ray_link")}
+    allowed = {f"queues/{file}.py" for file in files} | {
+        f"runtime/{f}.py" for f in ("ray", "ray_cluster", "ray_handle", "ray_link")
+    }
     wrong = [str(found) for found in imports() if found.module.split(".")[0] == "ray" and found.file not in allowed]
     assert [line for line in wrong if not line.startswith(("bench/", "cli/"))] == []
 

@@ -20,6 +20,11 @@ class Waited:
         self._over_s += time.monotonic() - self._since.pop(threading.get_ident())
 
     @property
+    def now(self) -> int:
+        """How many threads wait."""
+        return len(self._since)
+
+    @property
     def seconds(self) -> float:
         """Of all threads together, up to this moment."""
         now = time.monotonic()

@@ -112,7 +112,8 @@ class Waiting:
             elif claims.away:
                 self._gathering.settle_server(SETTLE_S)
                 self._ring.call_holders(claims._replace(held=0))
-            side.bell.wait(_WATCH_S if deadline is None else min(_WATCH_S, deadline - now))
+            watch_s = _WATCH_S * max(1, self.for_room.now + self.for_items.now)  # each of them in its turn
+            side.bell.wait(watch_s if deadline is None else min(watch_s, deadline - now))
 
     def pause(self, side: Side, is_worth_another: Callable[[], bool], timeout_s: float) -> None:
         """Wait at `side` for a change, no longer than `timeout_s`, and not at all if `is_worth_another`."""
@@ -158,5 +159,7 @@ class Waiting:
         self._ring.recover()
         process = self._peers.bereaved_of(others)
         if process:
+            for side in (self._ring.putting, self._ring.getting):  # those whose turn has not come
+                side.bell.ring()
             what = f"the last {'consumer' if others == CONSUMER else 'producer'} died (process {process})"
             raise QueueBroken("E506", what, at=f"queue {self._queue_id}", try_="start another one")

@@ -20,6 +20,7 @@ from sage.runtime.control import Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
 from sage.runtime.durable import Progress
+from sage.runtime.handover import Handover
 from sage.runtime.ledger import MAX_OPEN_RECORDS, Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
 from sage.runtime.restarts import Restarts
@@ -30,7 +31,6 @@ from sage.runtime.terminals import CollectStage, SinkStage
 if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
     from sage.runtime.durability.directory import JobDirectory
     from sage.runtime.engine import Engine
-    from sage.runtime.handover import Handover
 
 
 class Job:
@@ -132,8 +132,6 @@ class Job:
             self._directory = JobDirectory(folder, self._graph, self._journal_failed, discarded=discarded)
             self._dead_letters.go_on()
         if self._engine is not None:
-            from sage.runtime.handover import Handover
-
             self._handover = Handover(self._directory)
 
     def _journal_failed(self, error: SageError) -> None:
