@@ -13,7 +13,8 @@
         measured.py         the same, bounded in bytes
         sizes.py            how many bytes an item takes
         bells.py            threads that wait, and how they are woken
-    shared_memory.py    processes of one machine, on
+    shared_memory_kind.py   processes of one machine
+        shared_memory.py    the handle, on
         shared_memory_file.py   the file behind it
         mapping.py          that file in this process
         shared_memory_putting.py    puts that are not the usual
@@ -59,7 +60,8 @@ from sage.queues.ray_kind import RayQueueDescriptor
 from sage.queues.remote.keys import new_key
 from sage.queues.rpc import RPCQueue, RPCQueueDescriptor
 from sage.queues.sage import SageQueue, SageQueueDescriptor
-from sage.queues.shared_memory import SharedMemoryQueue, SharedMemoryQueueDescriptor
+from sage.queues.shared_memory import SharedMemoryQueue
+from sage.queues.shared_memory_kind import SharedMemoryQueueDescriptor
 from sage.queues.strategy import CheapestKind, Choice, QueueCreationStrategy
 
 __all__ = [

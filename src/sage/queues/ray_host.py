@@ -15,7 +15,8 @@ from sage.queues.queue import QueueStats
 from sage.queues.ray_calls import CallsListener
 from sage.queues.remote.keys import new_key
 from sage.queues.remote.server import QueueServer
-from sage.queues.shared_memory import SharedMemoryQueue, SharedMemoryQueueDescriptor
+from sage.queues.shared_memory import SharedMemoryQueue
+from sage.queues.shared_memory_kind import SharedMemoryQueueDescriptor
 
 _STATS_S = 2.0
 _COLLECT_S = 30.0

@@ -21,7 +21,8 @@ from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, check
 from sage.queues.frames import PLAIN, pack_many
 from sage.queues.front import Front
 from sage.queues.queue import Empty, Full, Item, Queue
-from sage.queues.shared_memory import SharedMemoryQueue, SharedMemoryQueueDescriptor
+from sage.queues.shared_memory import SharedMemoryQueue
+from sage.queues.shared_memory_kind import SharedMemoryQueueDescriptor
 from sage.queues.watch import watch
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from sage.queues.measured import MeasuredQueue
 from sage.queues.queue import Full, Item, Queue, QueueStats
 from sage.queues.remote.keys import new_key
 from sage.queues.rpc import RPCQueueDescriptor
-from sage.queues.shared_memory import SharedMemoryQueue, SharedMemoryQueueDescriptor
+from sage.queues.shared_memory import SharedMemoryQueue
+from sage.queues.shared_memory_kind import SharedMemoryQueueDescriptor
 from sage.queues.watch import watch
 
 if TYPE_CHECKING:
