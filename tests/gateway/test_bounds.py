@@ -23,11 +23,11 @@ def oversized() -> Iterator[tuple[str, bytes]]:
         (CHAT, chat(max_tokens=2**63)),
         (CHAT, chat(max_tokens=-1)),
         (CHAT, chat(stop=["x"] * 100_000)),
-        (CHAT, chat(logit_bias=dict.fromkeys(map(str, range(500_000)), 1))),
+        (CHAT, chat(logit_bias=dict.fromkeys(map(str, range(200_000)), 1))),
         (CHAT, chat(tools=[{"type": "function"}] * 100_000)),
         (CHAT, chat() | {"messages": [{"role": "user", "content": "x"}] * 150_000}),
-        ("/v1/completions", {"model": MODEL, "prompt": ["x"] * 1_000_000}),
-        ("/v1/embeddings", {"model": MODEL, "input": ["x"] * 1_000_000}),
+        ("/v1/completions", {"model": MODEL, "prompt": ["x"] * 400_000}),
+        ("/v1/embeddings", {"model": MODEL, "input": ["x"] * 400_000}),
         ("/v1/batches", {"input_file_id": "x" * 1_000_000}),
     ):
         yield path, json.dumps(body).encode()
