@@ -134,6 +134,7 @@ def test_a_loss_while_it_begins_again_and_one_behind_a_reduction() -> None:
     assert sorted(result.collected()) == list(range(60))
 
 
+@pytest.mark.thorough
 def test_a_process_that_stands_still_is_replaced(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "LEASE_TICKS", 3)
     pids, gate = Notes(), Gate()
@@ -183,7 +184,9 @@ def test_what_a_thread_brings_that_noticed_too_late_does_not_count() -> None:
     assert sorted(result.collected()) == list(range(10))
 
 
-@pytest.mark.parametrize("sees_files", [True, False], ids=["files", "asking"])
+@pytest.mark.parametrize(
+    "sees_files", [pytest.param(True, id="files"), pytest.param(False, marks=pytest.mark.thorough, id="asking")]
+)
 def test_a_job_directory_goes_on_beneath(sees_files: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No finished call is made again, neither when the run begins again nor when another run goes on."""
     monkeypatch.setattr(Engine, "sees_files", sees_files)

@@ -26,7 +26,7 @@ from sage.errors import HostError
 
 Letters = Callable[[sage.RunResult], list[dict[str, Any]]]
 engine = ProcessEngine()
-few = settings(max_examples=6)
+few = settings(max_examples=4)
 
 
 def pid_of(record: Any) -> int:

@@ -77,6 +77,7 @@ def test_order_by_holds_across_nodes() -> None:
         assert numbers == list(range(key, 2000, 5))
 
 
+@pytest.mark.thorough
 def test_where_no_port_can_be_reached_everything_goes_in_calls(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
