@@ -182,7 +182,8 @@ def work(record: int) -> Worked:
 
 def failover(nodes: list[int]) -> None:
     """The last of the numbers says how many nodes; all processes of one of them are killed in mid-run."""
-    count, records = max(2, nodes[-1]), 4_000
+    count = max(2, nodes[-1])
+    records = 600 * count
     print(
         f"failover: {records:,} records of 20 ms, one at a time on each of {count} nodes; one node is killed (SIGKILL)"
     )
