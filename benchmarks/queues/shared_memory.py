@@ -33,7 +33,7 @@ ARRAY_BYTES = 1_000_000
 ARRAYS_HELD = 64
 """As many as fit in SAGE's queue by its `max_bytes`."""
 TRIPS = 3_000
-_PATIENCE_S = 20.0  # pyzmq ipc hangs in one of twenty runs
+_PATIENCE_S = 20.0  # pyzmq ipc hangs now and then
 SINGLES = Load(100_000, small_items)
 LISTS = Load(1_000_000, small_items, together=100, warm_up=100_000)
 ARRAYS = Load(500, partial(arrays_of, ARRAY_BYTES), warm_up=100, mark=ends_of)
