@@ -14,7 +14,7 @@ import pytest
 
 import sage
 from patience import DEADLINE_S
-from sage.connectors import Items, JsonLines, Stdout, Text
+from sage.connectors import Items, JsonLines, Parquet, Stdout, Text
 from sage.errors import SageError
 from sage.runtime.durability.audit import bill, verify
 
@@ -261,3 +261,22 @@ def test_a_run_without_a_job_directory_loads_none_of_it() -> None:
     program += "print([name for name in sys.modules if 'durability' in name or name == 'sqlite3'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_parquet_output_goes_on() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def pipeline(most: int | None) -> sage.Pipeline:
+        made = sage.Pipeline("rows")
+        wider = made.read(Items(range(100))).map(
+            Counting(most, lambda n: {"n": n if n < 60 else n + 0.5}), durable=True
+        )
+        wider.write(Parquet("out.parquet"), name="out")
+        return made
+
+    assert run(pipeline(50)).status is sage.Status.FAILED
+    assert not Path("out.parquet").exists()
+    assert run(pipeline(None)).error is None
+    rows = parquet.read_table("out.parquet").to_pylist()
+    assert sorted(row["n"] for row in rows) == [*map(float, range(60)), *(n + 0.5 for n in range(60, 100))]
+    assert sorted(path.name for path in Path().glob(".out*")) == []

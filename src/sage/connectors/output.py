@@ -197,6 +197,18 @@ class OutputFile:
             self._raw.close()
         return self._partial
 
+    def reopened(self) -> BinaryIO:
+        """What was written so far, to be read; the caller closes it."""
+        with translated(self.path):
+            return open(self._temporary, "rb")
+
+    def remove(self) -> None:
+        """A job's own, when its output was put in place by another way."""
+        with translated(self.path):
+            os.unlink(self._temporary)
+            _sync_folder(self._folder)
+            self._raw.close()
+
     def discard(self) -> None:
         """Remove what was written, but for a job's."""
         if self._job:

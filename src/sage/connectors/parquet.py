@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from sage.connectors.files import FileSource, find_files
-from sage.connectors.output import FileSink, FileWriter, OutputFile, translated
-from sage.errors import MissingDependency, RecordError, SinkError, SourceError
-from sage.flow.sink import Rejected, Sink, SinkContext, Writable
+from sage.connectors.output import FileSink, FileWriter, OutputFile
+from sage.connectors.parquet_spool import SpooledParquetWriter
+from sage.connectors.parquet_writer import ParquetWriter, broken, load_arrow, open_parquet
+from sage.flow.sink import Sink, SinkContext, Writable
 from sage.flow.source import Chunk, Reader
 
 READ_ROWS = 1024
-ROW_GROUP_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class Parquet(FileSource, Writable):
     """A ``pyarrow.Schema`` to write, for when it must not depend on the first records."""
 
     def check(self) -> None:
-        _pyarrow()
+        load_arrow()
         super().check()
         for path in find_files(os.fspath(self.path)):
-            _open(path).close()
+            open_parquet(path).close()
 
     def open_file(self, path: str, position: int) -> Reader:
         return ParquetReader(path, position)
@@ -47,7 +46,7 @@ class ParquetReader(Reader):
 
     def __init__(self, path: str, position: int) -> None:
         self._path = path
-        self._file = _open(path)
+        self._file = open_parquet(path)
         self._next = position
         self._rows: list[Any] = []
         self._taken = 0
@@ -65,14 +64,14 @@ class ParquetReader(Reader):
         self._file.close()
 
     def _next_rows(self) -> list[Any]:
-        arrow = _pyarrow()
+        arrow = load_arrow()
         try:
             for batch in self._batches:
                 if batch.num_rows:
                     rows: list[Any] = batch.to_pylist()
                     return rows
         except (arrow.ArrowException, OSError, ValueError) as error:
-            raise _broken(self._path, error) from error
+            raise broken(self._path, error) from error
         return []
 
     def _batches_from(self, position: int) -> Iterator[Any]:
@@ -93,142 +92,12 @@ class ParquetSink(FileSink):
     """Writes each record, which must be a dict, as one row."""
 
     schema: Any = None
-    safe: ClassVar[Literal["at_commit", "at_sync", "at_write"]] = "at_commit"
 
     def check(self) -> None:
-        _pyarrow()
+        load_arrow()
         super().check()
 
     def writer(self, file: OutputFile, context: SinkContext) -> FileWriter:
-        if context.append and file.has_content:
-            return ParquetWriter(file, self.schema, existing=file.path)
-        return ParquetWriter(file, self.schema)
-
-
-class ParquetWriter(FileWriter):
-    """Collects a row group, then writes it. What is collected is lost with the process, as all of the output is."""
-
-    def __init__(self, file: OutputFile, schema: Any, existing: str | None = None) -> None:
-        super().__init__(file)
-        self._schema = schema
-        self._fixed = schema is not None
-        self._pending: list[Any] = []
-        self._pending_rows = 0
-        self._rows = 0
-        self._writer: Any = None
-        if existing is not None:
-            self._copy(existing)
-
-    def write(self, records: Sequence[Any], rids: Sequence[str]) -> Sequence[Rejected]:
-        rejected: list[Rejected] = []
-        try:
-            self._add(records)
-        except RecordError:
-            for index, record in enumerate(records):
-                try:
-                    self._add([record])
-                except RecordError as error:
-                    rejected.append(Rejected(index, error))
-        if self._pending_rows >= ROW_GROUP_ROWS:
-            self._flush()
-        return rejected
-
-    def commit(self) -> None:
-        self._finish()
-        super().commit()
-
-    def abort(self) -> str | None:
-        if self._rows:
-            with suppress(SinkError):  # no room for the end of the file, without which it cannot be read
-                self._finish()
-                return super().abort()
-        self.file.discard()
-        return None
-
-    def _add(self, records: Sequence[Any]) -> None:
-        """Collect all of `records`, or none and raise `RecordError`."""
-        arrow = _pyarrow()
-        for record in records:
-            self._check_keys(record)
-        try:
-            if self._fixed:
-                table = arrow.Table.from_pylist(records, schema=self._schema)
-            else:
-                table = arrow.Table.from_pylist(records)
-                known = [] if self._schema is None else [self._schema]
-                self._schema = arrow.unify_schemas([*known, table.schema], promote_options="permissive")
-        except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
-            expected = "no schema yet" if self._schema is None else ", ".join(str(field) for field in self._schema)
-            raise RecordError(
-                "E406", f"the record does not fit the table ({error})", got=records[0], expected=expected
-            ) from error
-        self._pending.append(table)
-        self._pending_rows += table.num_rows
-        self._rows += table.num_rows
-
-    def _check_keys(self, record: Any) -> None:
-        if not isinstance(record, dict) or not record or not all(isinstance(key, str) for key in record):
-            raise RecordError("E406", "not a row", got=record, expected="a dict with text keys, not empty")
-        if self._fixed and not record.keys() <= set(self._schema.names):
-            unknown = sorted(record.keys() - set(self._schema.names))
-            expected = ", ".join(self._schema.names)
-            raise RecordError("E406", "a key that is no column", got=unknown, expected=expected)
-
-    def _flush(self) -> None:
-        arrow = _pyarrow()
-        import pyarrow.parquet
-
-        with translated(self.file.path):
-            if self._writer is None:
-                self._schema = arrow.schema([]) if self._schema is None else self._schema
-                self._writer = pyarrow.parquet.ParquetWriter(self.file.stream(), self._schema)
-                self._fixed = True
-            if self._pending:
-                table = arrow.concat_tables(self._pending, promote_options="permissive")
-                self._writer.write_table(table.select(self._schema.names).cast(self._schema))
-        self._pending, self._pending_rows = [], 0
-
-    def _finish(self) -> None:
-        self._flush()
-        with translated(self.file.path):
-            self._writer.close()
-
-    def _copy(self, existing: str) -> None:
-        try:
-            source = _open(existing)
-        except SourceError as error:
-            raise SinkError("E554", "the output that is there is not Parquet", at=existing, got=str(error)) from error
-        try:
-            if self._schema not in (None, source.schema_arrow):
-                expected = str(self._schema)
-                raise SinkError(
-                    "E554", "the output has another schema", at=existing, got=source.schema_arrow, expected=expected
-                )
-            self._schema, self._fixed = source.schema_arrow, True
-            for group in range(source.num_row_groups):
-                self._pending = [source.read_row_group(group)]
-                self._flush()
-        finally:
-            source.close()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingDependency("pyarrow", "parquet", "reading and writing Parquet") from error
-    return pyarrow
-
-
-def _open(path: str) -> Any:
-    arrow = _pyarrow()
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (arrow.ArrowException, OSError) as error:
-        raise _broken(path, error) from error
-
-
-def _broken(path: str, error: Exception) -> SourceError:
-    return SourceError("E307", "this is not a whole Parquet file", at=path, got=str(error), try_="make the file again")
+        existing = file.path if context.append and file.has_content else None
+        kind = SpooledParquetWriter if context.job else ParquetWriter
+        return kind(file, self.schema, existing)
