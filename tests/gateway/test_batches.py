@@ -143,7 +143,7 @@ def test_it_survives_a_restart_and_pays_for_nothing_twice(endpoint: SimulatedEnd
 
 
 def test_a_folder_that_was_damaged_costs_that_batch_and_nothing_else(
-    endpoint: SimulatedEndpoint, wait_until: Wait
+    endpoint: SimulatedEndpoint, wait_until: Wait, caplog: pytest.LogCaptureFixture
 ) -> None:
     with gateway_for(endpoint.url) as gateway:
         endpoint.set_faults("silence")
@@ -156,10 +156,15 @@ def test_a_folder_that_was_damaged_costs_that_batch_and_nothing_else(
         found = ended(gateway, name, wait_until)
         assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "storage_error")
         assert ask(gateway, CHAT, chat()).status == 200
-    next(Path("batches").glob("batch_*.json")).write_bytes(b"nonsense")
+        other = create(gateway, upload(gateway, lines(2)).json["id"]).json["id"]
+        assert ended(gateway, other, wait_until)["status"] == "completed"
+    Path("batches", f"{name}.json").write_bytes(b"nonsense\xff")
     with gateway_for(endpoint.url) as gateway:
-        assert ask(gateway, "/v1/batches").error["code"] == "no_batches"
+        assert [batch["id"] for batch in ask(gateway, "/v1/batches").json["data"]] == [other]
+        assert ask(gateway, f"/v1/batches/{name}").status == 404
         assert ask(gateway, CHAT, chat()).status == 200
+    assert f"{name}.json" in caplog.text
+    assert Path("batches", f"{name}.json").read_bytes() == b"nonsense\xff"
 
 
 def test_a_batch_that_is_cancelled_says_what_was_not_sent(endpoint: SimulatedEndpoint, wait_until: Wait) -> None:

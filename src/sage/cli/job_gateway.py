@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sage import settings
-from sage.cli.limits import allow_open_files
+from sage.cli.limits import allow_open_files, forbid_core_dumps
 from sage.gateway import EndpointConfig, Gateway, GatewayConfig
 from sage.jobs.endpoints import GatewayFolder
 from sage.jobs.folder import read_json, write_json
@@ -31,6 +31,7 @@ def main(folder: str) -> None:
         os._exit(0)  # what a job starts ends with it; this does not
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     allow_open_files()
+    forbid_core_dumps()
     files = GatewayFolder(Path(folder))
     found = settings.load()
     port = urlsplit((read_json(files.note) or {}).get("url", "")).port or 0

@@ -20,6 +20,7 @@ from sage.gateway.batch_runner import BatchRunner
 from sage.gateway.batch_store import BatchStore
 from sage.gateway.callers import Caller
 from sage.gateway.faults import Refusal
+from sage.gateway.private import opener
 from sage.gateway.serving import CALLER, Handler, read_body
 
 MAX_FILE_BYTES = 100 << 20
@@ -107,7 +108,7 @@ class BatchRoutes:
     async def _written(self, part: BodyPartReader, draft: Path) -> None:
         most = min(MAX_FILE_BYTES, self._most_bytes - self._store.size_bytes)
         size_bytes = 0
-        with draft.open("xb") as file:
+        with open(draft, "xb", opener=opener) as file:
             while piece := await part.read_chunk(PIECE_BYTES):
                 size_bytes += len(piece)
                 if size_bytes > most:

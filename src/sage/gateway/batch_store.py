@@ -12,6 +12,7 @@ which holds its lock.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,8 +23,10 @@ import msgspec
 
 from sage.errors import StorageError
 from sage.gateway.batch import MAX_LINE_BYTES, Batch, FileCard, Result, is_id, new_id, read_result
+from sage.gateway.private import check_private, opener
 
 C = TypeVar("C", FileCard, Batch)
+_log = logging.getLogger(__name__)
 
 
 class BatchStore:
@@ -34,7 +37,8 @@ class BatchStore:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            check_private(folder)
+            self._lock = opener(str(folder / "lock"), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unusable(str(error)) from error
         try:
@@ -123,7 +127,7 @@ class BatchStore:
 
     def journal(self, batch: Batch) -> BinaryIO:
         """To write more of them, each flushed: then it survives this process."""
-        return self._results(batch).open("ab")
+        return open(self._results(batch), "ab", opener=opener)
 
     def publish(self, batch: Batch, results: Iterable[Result], created_at: int) -> None:
         """Make the files of what went well and of what did not, under the ids that the batch has for them."""
@@ -134,8 +138,8 @@ class BatchStore:
             if name is None or not chosen:
                 continue
             draft = self.draft()
-            draft.write_bytes(b"".join(chosen))
-            size_bytes = draft.stat().st_size
+            with open(draft, "xb", opener=opener) as file:
+                size_bytes = file.write(b"".join(chosen))
             card = FileCard(name, batch.tenant, f"{name}.jsonl", "batch_output", size_bytes, created_at)
             self.keep(card, draft)
 
@@ -148,20 +152,21 @@ class BatchStore:
 
     def _write(self, card: FileCard | Batch) -> None:
         draft = self._folder / f"{card.id}.json.part"
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=opener) as file:
             file.write(msgspec.json.encode(card))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._folder / f"{card.id}.json")
 
     def _all(self, kind: str, of: type[C]) -> list[C]:
-        """The oldest first."""
+        """The oldest first. What is damaged stays where it is, and does not exist for clients."""
         found = []
         for path in self._folder.glob(f"{kind}*.json"):
             try:
                 card = msgspec.json.decode(path.read_bytes(), type=of)
-            except (OSError, msgspec.MsgspecError) as error:
-                raise self._unusable(f"{path.name}: {error}") from error
+            except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                _log.warning("E671: %r is damaged, and left out: %s", str(path), error)
+                continue
             if is_id(card.id) and card.id == path.stem:
                 found.append(card)
         return sorted(found, key=lambda card: (card.created_at, card.id))

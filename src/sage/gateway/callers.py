@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from sage.errors import PipelineError
 from sage.gateway.config import GatewayConfig, KeyConfig, Scope, TenantConfig
+from sage.gateway.private import check_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,19 @@ NOBODY = Caller("", "", ("infer", "admin"), 1.0, 0, None, False)
 
 
 class Callers:
-    """Who a key belongs to."""
+    """Who a key belongs to. Raises `PipelineError` E242 where others could give themselves one."""
 
     def __init__(self, config: GatewayConfig) -> None:
         tenants = {tenant.name: tenant for tenant in config.tenant}
         self._folder = None if config.keys_folder is None else Path(config.keys_folder)
         self._keyed = config.has_keys
+        if self._folder is not None and self._folder.exists():
+            try:
+                check_private(self._folder, stat.S_IWGRP | stat.S_IWOTH)
+            except PermissionError as error:
+                raise PipelineError(
+                    "E242", "the folder of keys is not safe", at=str(self._folder), got=str(error)
+                ) from error
         self._known = [(bytes.fromhex(key.sha256), _caller(key, tenants.get(key.tenant or ""))) for key in config.key]
 
     def __bool__(self) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sage.clock import SYSTEM_CLOCK
 from sage.errors import StorageError
+from sage.gateway.private import check_private, opener
 
 BY = ("key", "job", "step", "model")
 _SUMS = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "reused_tokens")
@@ -61,7 +62,8 @@ class Ledger:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(0o600)
+            with open(path, "ab", opener=opener):
+                check_private(path)
             self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
