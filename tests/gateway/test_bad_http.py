@@ -43,6 +43,7 @@ def get(path: bytes, host: bytes = b"127.0.0.1", method: bytes = b"GET") -> byte
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, path, host)
 
 
+MANY = "".join(f"X{i}: {'a' * 1000}\r\n" for i in range(80))
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 CASES: dict[str, tuple[bytes, int]] = {
     "two lengths": (post("Content-Length: 5\r\n"), 400),
@@ -60,6 +61,8 @@ CASES: dict[str, tuple[bytes, int]] = {
     "a giant header": (post(f"X: {'a' * 9000}\r\n"), 400),
     "a larger one": (post(f"X: {'a' * 1_000_000}\r\n"), 400),
     "many headers": (post("".join(f"X{i}: a\r\n" for i in range(1000))), 400),
+    "large headers together": (post(MANY), 400),
+    "large headers without end": (post(MANY, b"", length=False)[:-2], 400),
     "a giant path": (get(b"/" + b"a" * 70_000), 400),
     "no host": (b"GET /live HTTP/1.1\r\n\r\n", 400),
     "two hosts": (post("Host: evil\r\n"), 400),

@@ -17,6 +17,7 @@ from sage.gateway.destinations import DROPPED
 from sage.gateway.faults import Refusal
 from sage.gateway.relay import EventRelay
 from sage.llm.simulated import SimulatedEndpoint
+from sage.llm.wire import TooLarge
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -170,6 +171,13 @@ def test_the_relay_passes_on_every_byte_but_the_usage() -> None:
             assert relay.done
             assert relay.usage is not None
             assert relay.usage.prompt_tokens == 3
+
+
+def test_a_line_of_a_stream_without_end_is_not_kept() -> None:
+    relay, piece = EventRelay(False), b"data: " + b"x" * (1 << 18)
+    assert [relay.feed(piece) for _ in range(3)] == [b""] * 3
+    with pytest.raises(TooLarge):
+        relay.feed(piece)
 
 
 def test_endpoints_that_share_only_some_models_are_refused() -> None:

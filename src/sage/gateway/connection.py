@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from sage.gateway.faults import Refusal
 
@@ -13,39 +15,49 @@ LINGERING_S = 2.0
 """For the rest of a body that was refused: who is cut off while sending does not see why."""
 HEAD_TIMEOUT_S = 30.0
 """For the head of a request, from its first byte. A connection that sends nothing costs next to nothing, and may."""
+MAX_HEAD_BYTES = 64 << 10
+"""Of all headers together."""
 
 
 class Connection(web.RequestHandler):
     """One client's connection. A compressed body stays as it is: nobody here unpacks what it does not take."""
 
-    __slots__ = ("_head_alarm",)
+    __slots__ = ("_body", "_head_alarm", "_head_bytes")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, auto_decompress=False, lingering_time=LINGERING_S, **options)
         self._head_alarm: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._body: StreamReader = EMPTY_PAYLOAD
 
     def data_received(self, data: bytes) -> None:
         before = self._request_count
         super().data_received(data)
         if self._request_count > before:
             self._silence()
-        elif self._head_alarm is None and self._current_request is None and not self._messages:
-            self._head_alarm = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+            self._body = self._messages[-1][1]
+        elif self._body.is_eof() and self._current_request is None and not self._messages:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._give_up(too_large())
+            elif self._head_alarm is None:
+                self._head_alarm = self._loop.call_later(HEAD_TIMEOUT_S, self._give_up, _too_slow())
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._silence()
         super().connection_lost(exc)
 
     def _silence(self) -> None:
+        self._head_bytes = 0
         if self._head_alarm is not None:
             self._head_alarm.cancel()
             self._head_alarm = None
 
-    def _give_up(self) -> None:
+    def _give_up(self, refusal: Refusal) -> None:
         """The head of a request has not come."""
-        refusal = Refusal(408, f"the head of the request did not come within {HEAD_TIMEOUT_S:g} s", code="bad_http")
         if self.transport is not None and not self.transport.is_closing():
-            head = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            status = b"%d %b" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())
+            head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nConnection: close\r\n" % status
             self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(refusal.body), refusal.body))
         self.force_close()
 
@@ -64,6 +76,14 @@ class Connection(web.RequestHandler):
         response = refused(refusal)
         response.force_close()
         return response
+
+
+def too_large() -> Refusal:
+    return Refusal(400, f"the headers are larger than {MAX_HEAD_BYTES} bytes together", code="bad_http")
+
+
+def _too_slow() -> Refusal:
+    return Refusal(408, f"the head of the request did not come within {HEAD_TIMEOUT_S:g} s", code="bad_http")
 
 
 def refused(refusal: Refusal) -> web.Response:

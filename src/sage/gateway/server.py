@@ -18,7 +18,7 @@ from sage.gateway.batch_store import BatchStore
 from sage.gateway.books import Books
 from sage.gateway.callers import NOBODY, Caller, Callers
 from sage.gateway.config import GatewayConfig, is_loopback, upstream_key
-from sage.gateway.connection import Connection, expected, refused
+from sage.gateway.connection import MAX_HEAD_BYTES, Connection, expected, refused, too_large
 from sage.gateway.faults import ClientGone, Refusal
 from sage.gateway.figures import Figures
 from sage.gateway.health import Health
@@ -148,6 +148,8 @@ class Server:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Who may, and what goes wrong in OpenAI's form."""
         try:
+            if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
+                raise too_large()
             self._check_origin(request)
             if request.raw_path not in PUBLIC:
                 request[CALLER] = self._authorised(request)
