@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -11,10 +11,11 @@ import click
 from sage.cli.commands import debug_option, whole_number
 from sage.cli.stderr import say
 from sage.errors import StorageError
+from sage.runtime.durable import StepBill
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 _JSON_OPTION = click.option("--json", "to_json", is_flag=True, help="JSON on standard output.")
-_COLUMNS = ("step", "paid", "reused", "wasted", "paid_tokens", "reused_tokens")
+_COLUMNS = tuple(column.name for column in fields(StepBill))
 
 
 @click.command("verify")
@@ -58,7 +59,8 @@ def repair(folder: Path, *, number: int) -> None:
 @_JSON_OPTION
 @debug_option
 def bill(folder: Path, *, to_json: bool) -> None:
-    """Tell which calls of durable steps were paid, reused and, at most, wasted, over all runs of the job in DIR."""
+    """Tell which calls of durable steps were paid, reused, adopted from other jobs and, at most, wasted, over all runs
+    of the job in DIR."""
     from sage.runtime.durability import audit  # SQLite
 
     steps = audit.bill(folder)

@@ -14,6 +14,7 @@ from sage.connectors.sqlite import SQLite
 from sage.errors import SageError, shorten
 from sage.flow.pipeline import Pipeline
 from sage.flow.step import Kind
+from sage.runtime.durable import StepBill
 from sage.runtime.outcome import RunResult, Status
 
 
@@ -28,6 +29,7 @@ def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     if result.earlier:
         who = "earlier runs of the job" if not result.restarts else "what ran before"
         lines.append(f"  {who} had finished {result.earlier:,} records")
+    lines += [_billed(step) for step in result.bill if step.reused or step.adopted]
     if result.p50_s is not None:
         lines.append(f"  from read to written: p50 {seconds(result.p50_s)}, p99 {seconds(result.p99_s)}")
     if result.status in (Status.SUCCEEDED, Status.SUCCEEDED_WITH_DEAD_LETTERS):
@@ -62,6 +64,8 @@ def as_json(result: RunResult, pipeline: Pipeline) -> str:
         put_aside=list(result.put_aside),
         earlier=result.earlier,
         restarts=list(result.restarts),
+        bill=[asdict(step) for step in result.bill],
+        notices=list(result.notices),
         dead_letters=None if result.dead_letters is None else str(result.dead_letters),
         error=None if result.error is None else _error(result.error),
     )
@@ -81,6 +85,12 @@ def bottleneck_of(result: RunResult) -> str | None:
 def outputs_of(pipeline: Pipeline) -> list[str]:
     """Where the pipeline writes to, as the user would call it."""
     return [_place(step.operator) for step in pipeline.steps if step.kind is Kind.WRITE]
+
+
+def _billed(step: StepBill) -> str:
+    reused = f"{step.reused:,} reused ({step.reused_tokens:,} tokens)"
+    adopted = f"{step.adopted:,} of other jobs ({step.adopted_tokens:,})"
+    return f"  calls of {step.step!r}: {step.paid:,} paid ({step.paid_tokens:,} tokens), {reused}, {adopted}"
 
 
 def _place(sink: object) -> str:

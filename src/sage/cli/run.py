@@ -34,6 +34,7 @@ FINISHED_WITH_DEAD_LETTERS = 8
 @click.option("--scheduler", metavar="NAME", help="ray: who places the steps on the nodes.  [default: adaptive]")
 @click.option("--insecure-cluster", is_flag=True, help="ray: join a cluster that asks for no token.")
 @click.option("--job-dir", metavar="DIR", help="Keep there what a run needs to go on where this one was cut off.")
+@click.option("--reuse-results", "reuse", metavar="DIR", help="Share results of durable steps with other jobs, there.")
 @click.option("--discard-step", "discard_steps", multiple=True, metavar="NAME", help="Forget the state of a lost step.")
 @click.option("--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: NAME.dead.jsonl]")
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
@@ -56,6 +57,7 @@ def run(
     scheduler: str | None,
     insecure_cluster: bool,
     job_dir: str | None,
+    reuse: str | None,
     discard_steps: tuple[str, ...],
     dead_letters: str | None,
     max_dead_letters: int | None,
@@ -81,12 +83,13 @@ def run(
         "scheduler": scheduler,
         "insecure_cluster": insecure_cluster or None,
         "job_dir": Path(job_dir) if job_dir is not None else None,
+        "reuse": Path(reuse) if reuse is not None else None,
         "discard_steps": frozenset(discard_steps) or None,
         "dead_letters": Path(dead_letters) if dead_letters is not None else None,
         "max_dead_letters": max_dead_letters,
         "append": append or None,
     }
-    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir)):
+    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir), ("--reuse-results", reuse)):
         if path == "":
             raise UsageError("E104", "the path is empty", at=option)
     watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -37,7 +37,11 @@ class Watcher:
 
         Raises, as `sage.run` does, the error of a run that failed, and KeyboardInterrupt after one that was stopped.
         """
-        result = follow(pipeline, options, view_for(quiet=self.quiet))
+        said: list[str] = []
+        result = follow(
+            pipeline, options, view_for(quiet=self.quiet), on_start=lambda job: self._notice(job.notices, said)
+        )
+        self._notice(result.notices, said)
         if conclude is not None:
             result = conclude(result)
         self.results.append(result)
@@ -49,6 +53,13 @@ class Watcher:
             raise interrupt
         return result
 
+    def _notice(self, notices: Sequence[str], said: list[str]) -> None:
+        """Each once: at the start of a run, or when it has come up since."""
+        for notice in notices:
+            if notice not in said and not self.quiet:
+                said.append(notice)
+                say(notice)
+
     def _tell(self, result: RunResult, pipeline: Pipeline) -> None:
         if not self.quiet:
             say("\n".join(in_words(result, pipeline)))
@@ -57,16 +68,19 @@ class Watcher:
 
 
 def follow(
-    pipeline: Pipeline, options: RunOptions, view: View, on_look: Callable[[Job], None] | None = None
-) -> RunResult:
+    pipeline: Pipeline, options: RunOptions, view: View, on_look: Callable[[Job], None] | None = None, *,
+    on_start: Callable[[Job], None] | None = None,
+) -> RunResult:  # fmt: skip
     """Run `pipeline` and show it until it has ended. Ctrl-C once stops it, twice ends it at once.
 
-    `on_look` is called as often as it is shown.
+    `on_start` is called when it has started, `on_look` as often as it is shown.
     """
     job = job_of(pipeline, options)
     with interrupts(job):  # before it starts, or a Ctrl-C in between would leave it half done
         job.start()
         try:
+            if on_start is not None:
+                on_start(job)
             with view:
                 return _shown(job, view, on_look)
         except BaseException:  # showing it failed: the job must not go on unseen

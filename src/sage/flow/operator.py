@@ -54,5 +54,12 @@ class Operator:
         """Who lets its calls in, if they wait for turns; asked once, after `open`, in async steps."""
         return None
 
+    def depends_on(self) -> Any:
+        """Plain values beside its attributes that decide what it gives: settings that stand in for attributes, say.
+
+        Results of other jobs are reused where these are the same. The default is None.
+        """
+        return None
+
     def close(self) -> None:
         """Let go of what `open` took. The default does nothing. Like `open`, it may be async in an async operator."""

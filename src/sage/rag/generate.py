@@ -70,6 +70,12 @@ class Generate(Operator):
             self._user = await join(address, context)
             await self._user.check(self._model)
 
+    def depends_on(self) -> Any:
+        found = settings.load()
+        address = self._address(found)
+        model = self.model or found.llm_model
+        return None if address is None else [model] if model is not None else ["the first of", *address.urls]
+
     def admission(self) -> Admission | None:
         return self._user
 

@@ -100,6 +100,11 @@ class Results(ABC):
         its process again and again."""
 
     @abstractmethod
+    def adopt(self, key: bytes, rid: str, told: Any = None) -> tuple[Any, int] | None:
+        """The result of another call that asked the same, of whichever job, if such results are shared and there is
+        one. It is kept then, and the rest is as `keep` says."""
+
+    @abstractmethod
     def check_together(self, keys: Sequence[bytes]) -> None:
         """Raise `RecordError` E419 if these calls may not be made as one, because one of them may kill its process."""
 
@@ -133,6 +138,8 @@ class Branch:
     epoch: int
     begun: bool = False
     """There may be results in it."""
+    reuse: str | None = None
+    """The folder of results that jobs share, if the run uses one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,24 @@ class Keep:
 
 
 Question: TypeAlias = Look | Keep
+
+
+@dataclass(frozen=True, slots=True)
+class StepBill:
+    """What the calls of one durable step came to."""
+
+    step: str
+    paid: int = 0
+    """Calls whose result is kept."""
+    reused: int = 0
+    """Calls that were not made, because an earlier run of the job had their result."""
+    adopted: int = 0
+    """Calls that were not made, because another job, or a call for another record, had asked the same."""
+    wasted: int = 0
+    """Calls at most that were made and gave no result that was kept: failed, or in flight when the process died."""
+    paid_tokens: int = 0
+    reused_tokens: int = 0
+    adopted_tokens: int = 0
 
 
 class Durability(ABC):

@@ -127,7 +127,9 @@ class HostProgram:
             return FarJournals(journal, name, self._asking.ask, self._asking.tell, self._journal_failed)
         from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
 
-        return StepJournals(Path(journal.folder), journal.epoch, self._journal_failed, begun=journal.begun)
+        reuse = None if journal.reuse is None else Path(journal.reuse)
+        folder, failed = Path(journal.folder), self._journal_failed
+        return StepJournals(folder, journal.epoch, failed, begun=journal.begun, reuse=reuse)
 
     def _say(self, worker: str, attempt: Try | None) -> None:
         with suppress(OSError):  # the driver is gone

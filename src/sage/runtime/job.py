@@ -19,7 +19,7 @@ from sage.runtime.context import RuntimeContext
 from sage.runtime.control import Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
-from sage.runtime.durable import Progress
+from sage.runtime.durable import Progress, StepBill
 from sage.runtime.handover import Handover
 from sage.runtime.ledger import MAX_OPEN_RECORDS, Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
@@ -76,6 +76,11 @@ class Job:
         threading.Thread(target=self._drive, name="sage-dispatcher", daemon=True).start()
         return self
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What to know of a run with a job directory, each with a code; from `start` on."""
+        return () if self._directory is None else self._directory.notices
+
     def stop(self) -> None:
         """Read no more, finish what is in flight, give up what is parked. Returns at once."""
         self._cancelled = True
@@ -128,8 +133,8 @@ class Job:
         else:
             from sage.runtime.durability.directory import JobDirectory  # SQLite, which other runs do not need
 
-            discarded = self._options.discard_steps
-            self._directory = JobDirectory(folder, self._graph, self._journal_failed, discarded=discarded)
+            discarded, reuse = self._options.discard_steps, self._options.reuse
+            self._directory = JobDirectory(folder, self._graph, self._journal_failed, discarded=discarded, reuse=reuse)
             self._dead_letters.go_on()
         if self._engine is not None:
             self._handover = Handover(self._directory)
@@ -218,9 +223,11 @@ class Job:
         if error is None and not cancelled:
             error = self._imbalance(account, ending.stuck)
         put_aside: list[str] = []
+        bill: tuple[StepBill, ...] = ()
         try:
             self._dead_letters.close()
             if self._directory is not None:
+                bill = self._directory.bill()
                 self._directory.pause(whole=not ending.stuck)
             if error is None and not cancelled:
                 self._commit()
@@ -247,6 +254,8 @@ class Job:
             dead_letters=self._dead_letters.path if lettered else None,
             error=error,
             put_aside=tuple(put_aside),
+            bill=bill,
+            notices=self.notices,
             goes_on=self._directory is not None,
             earlier=self._earlier(),
             restarts=snapshot.restarts,

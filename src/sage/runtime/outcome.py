@@ -11,6 +11,7 @@ from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import SageError
 from sage.flow.admission import EndpointFigures
 from sage.runtime.account import Account
+from sage.runtime.durable import StepBill
 from sage.runtime.load import HostSnapshot
 from sage.runtime.stats import StepSnapshot
 
@@ -51,6 +52,8 @@ class RunOptions:
     """Where the run keeps what another one needs to go on, if it does not come to its end."""
     discard_steps: frozenset[str] = frozenset()
     """Steps of earlier runs of the job that are gone, and whose state may be forgotten."""
+    reuse: Path | None = None
+    """A folder of results that jobs share: a durable step makes no call that any of them has paid for."""
     max_in_flight: int | None = None
     """Records read and not finished at most; default: 10,000. `Job.limit_in_flight` changes it meanwhile."""
     restarts: int = 3
@@ -125,6 +128,10 @@ class RunResult:
     host and began again."""
     restarts: tuple[str, ...] = ()
     """Why it began again, each time."""
+    bill: tuple[StepBill, ...] = ()
+    """With a job directory: what the calls of durable steps came to in this run."""
+    notices: tuple[str, ...] = ()
+    """What to know of a run with a job directory, each with a code: W310, W311."""
     goes_on: bool = False
     """The run has a job directory, from which another one goes on if this did not come to its end."""
 

@@ -52,12 +52,12 @@ class Recall:
         """One result for each record; only those that have none are given to `call`."""
         rids = list(batch.rids)
         keys = [self._results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
-        found = [self._results.find(key) for key in keys]
-        missing = [index for index, one in enumerate(found) if one is None]
-        self._results.check_together([keys[index] for index in missing])
-        if missing:
-            part = batch if len(missing) == len(batch) else batch.select([one is None for one in found])
-            with self._settling():
+        with self._settling():
+            found = [self._found(key, rid) for key, rid in zip(keys, rids, strict=True)]
+            missing = [index for index, one in enumerate(found) if one is None]
+            self._results.check_together([keys[index] for index in missing])
+            if missing:
+                part = batch if len(missing) == len(batch) else batch.select([one is None for one in found])
                 for index in missing:
                     self._enter(keys[index], rids[index])
                 for index, result in zip(missing, call(part), strict=True):
@@ -69,7 +69,7 @@ class Recall:
         rid = one.rids[0]
         key = self._results.key(rid, one.records[0])
         try:
-            found = self._results.find(key)
+            found = self._found(key, rid)
         except RecordError as error:
             return recover(one, error)
         if found is not None:
@@ -80,6 +80,13 @@ class Recall:
             return LOST
         self._keep(key, rid, results[0])
         return results[0]
+
+    def _found(self, key: bytes, rid: str) -> tuple[Any] | None:
+        found = self._results.find(key)
+        if found is None and (adopted := self._results.adopt(key, rid)) is not None:
+            result, self._last = adopted
+            found = (result,)
+        return found
 
     def _enter(self, key: bytes, rid: str) -> None:
         while (slot := self._results.enter(key, rid)) is None:

@@ -48,7 +48,7 @@ class AsyncRecall:
         results = self._results
         rids = list(batch.rids)
         keys = [results.key(rid, record) for rid, record in zip(rids, batch.records, strict=True)]
-        found = [results.find(key) for key in keys]
+        found = [self._found(key, rid) for key, rid in zip(keys, rids, strict=True)]
         missing = [index for index, one in enumerate(found) if one is None]
         if missing:
             results.check_together([keys[index] for index in missing])
@@ -83,6 +83,13 @@ class AsyncRecall:
             outcome = self._outcomes.popleft()
             self._leave(outcome.slots)
             outcome.then()
+
+    def _found(self, key: bytes, rid: str) -> tuple[Any] | None:
+        found = self._results.find(key)
+        if found is None and (adopted := self._results.adopt(key, rid, self._one_is_safe)) is not None:
+            self._kept += 1
+            found = (adopted[0],)
+        return found
 
     async def _entered(self, key: bytes, rid: str) -> int:
         while (slot := self._results.enter(key, rid)) is None:

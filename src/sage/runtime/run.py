@@ -33,6 +33,7 @@ def run(
     append: bool = False,
     processes: int = 1,
     job_dir: str | Path | None = None,
+    reuse: str | Path | None = None,
     address: str | None = None,
     hosts: int | None = None,
     scheduler: str | None = None,
@@ -53,7 +54,9 @@ def run(
     calls in flight. A cluster that asks for no token is refused without `insecure_cluster`.
 
     With a `job_dir`, everything that is needed to go on is kept there: the same call continues a run that was killed,
-    stopped or failed, without losing a record, writing one twice, or repeating a finished call of a durable step.
+    stopped or failed, without losing a record, writing one twice, or repeating a finished call of a durable step. With
+    a folder `reuse` beside it, all jobs that name that folder share results of durable steps: a call that asks what
+    another asked before is not made.
 
     Raises `PipelineError` if the pipeline cannot run, and the `SageError` that ended the run if it failed. On the main
     thread, Ctrl-C (or SIGTERM) stops it cleanly: sources stop, what is in flight is finished, then KeyboardInterrupt is
@@ -63,6 +66,7 @@ def run(
     options = RunOptions(
         path, max_dead_letters, append, processes, engine=engine, address=address, hosts=hosts, scheduler=scheduler,
         insecure_cluster=insecure_cluster, job_dir=Path(job_dir) if job_dir is not None else None,
+        reuse=Path(reuse) if reuse is not None else None,
     )  # fmt: skip
     check_engine(engine)
     runner = RUNNER.get()
@@ -94,6 +98,7 @@ def job_of(pipeline: Pipeline, options: RunOptions) -> Job:
             "E111", "the number of processes is not possible", got=options.processes, expected=f"1 to {MOST_PROCESSES}"
         )
     check_engine(options.engine)
+    _check_reuse(options)
     if options.engine == "ray":
         return _job_on_ray(pipeline, options)
     if options.processes == 1:
@@ -121,6 +126,17 @@ def check_engine(engine: str) -> None:
     """Raise `UsageError` for an engine that there is not."""
     if engine not in ENGINES:
         raise UsageError("E110", "unknown engine", got=engine, expected=" or ".join(ENGINES))
+
+
+def _check_reuse(options: RunOptions) -> None:
+    if options.reuse is None:
+        return
+    if options.job_dir is None or options.engine != "local":
+        got = "no job directory" if options.job_dir is None else f"engine {options.engine!r}"
+        raise UsageError(
+            "E117", "this run cannot reuse results of other jobs", at=str(options.reuse), got=got,
+            expected="a job directory, and engine 'local'", try_="--job-dir DIR --reuse-results FOLDER",
+        )  # fmt: skip
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage import codec
 from sage.errors import StorageError, UsageError
+from sage.runtime.durability.billing import by_run, wasted
 from sage.runtime.durability.blobs import Blobs
 from sage.runtime.durability.checkpoint import progress_of
 from sage.runtime.durability.directory import BLOBS, EPOCH, JOURNAL, LOCK, MANIFEST, STAGE
@@ -17,9 +17,10 @@ from sage.runtime.durability.lock import JobLock
 from sage.runtime.durability.manifest import of_bytes
 from sage.runtime.durability.memo import entry_of, tokens_of
 from sage.runtime.durability.rows import Row, RowKind, Rows
+from sage.runtime.durable import StepBill
 
-DROPPABLE = frozenset({RowKind.RESULT, RowKind.DEATHS, RowKind.BILL})
-"""Without such a row a call is made again, or a figure is too small; without another the job would be wrong."""
+DROPPABLE = frozenset({RowKind.RESULT, RowKind.ADOPTED, RowKind.DEATHS, RowKind.BILL})
+"""Without such a row a call is made again, or a figure of the bill is wrong; without another the job would be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +36,6 @@ class Findings:
     """Records, by partition of the sources."""
     rows: Mapping[str, int]
     """By kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepBill:
-    """What the calls of one durable step came to, over all runs of the job."""
-
-    step: str
-    paid: int = 0
-    """Calls whose result is kept."""
-    reused: int = 0
-    """Calls that were not made, because their result was there."""
-    wasted: int = 0
-    """Calls at most that were made and gave no result that was kept: failed, or in flight when the process died."""
-    paid_tokens: int = 0
-    reused_tokens: int = 0
 
 
 def verify(folder: Path) -> Findings:
@@ -105,34 +91,24 @@ def drop_row(folder: Path, number: int) -> Path:
 
 
 def bill(folder: Path) -> list[StepBill]:
-    """What was paid, by step. Raises `StorageError` for a directory that is damaged."""
+    """What was paid, by step, over all runs. Raises `StorageError` for a directory that is damaged."""
     rows = _opened(folder)
     try:
         rows.verify()
         blobs = Blobs(folder / BLOBS)
-        totals: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for _, stored in rows.each(RowKind.RESULT):
+        adopted = {key for key, _ in rows.each(RowKind.ADOPTED)}
+        totals: dict[str, Counter[str]] = defaultdict(Counter)
+        for key, stored in rows.each(RowKind.RESULT):
             step, _, result = entry_of(blobs.loaded(stored))
-            totals[step]["paid"] += 1
-            totals[step]["paid_tokens"] += tokens_of(result)
-        for step, counts in _by_epoch(rows):
-            totals[step]["reused"] += counts.get("reused", 0)
-            totals[step]["reused_tokens"] += counts.get("reused_tokens", 0)
-            totals[step]["wasted"] += max(counts.get("lost", 0), counts.get("made", 0) - counts.get("kept", 0))
+            paid = "adopted" if key in adopted else "paid"
+            totals[step].update({paid: 1, f"{paid}_tokens": tokens_of(result)})
+        for counts in by_run(rows.each(RowKind.BILL)).values():
+            for step, some in counts.items():
+                reused = {name: some[name] for name in ("reused", "reused_tokens")}
+                totals[step].update({**reused, "wasted": wasted(some)})
     finally:
         rows.close()
     return [StepBill(step, **counts) for step, counts in sorted(totals.items())]
-
-
-def _by_epoch(rows: Rows) -> list[tuple[str, dict[str, int]]]:
-    """The counts of each run and step, of all its processes together."""
-    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for key, value in rows.each(RowKind.BILL):
-        epoch = key.split(b"-")[0].decode()
-        for step, counts in codec.decode(value).items():
-            for what, number in counts.items():
-                found[epoch, step][what] += number
-    return [(step, counts) for (_, step), counts in found.items()]
 
 
 def _opened(folder: Path) -> Rows:

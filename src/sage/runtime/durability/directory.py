@@ -21,15 +21,18 @@ from typing import Any
 from sage import codec
 from sage.errors import SageError, StorageError, UsageError
 from sage.flow.graph import ExecutionGraph, StepPlan
+from sage.runtime.durability.billing import add, bill_of_run, by_run
 from sage.runtime.durability.blobs import Blobs
 from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress_of
+from sage.runtime.durability.doubts import doubts_of
 from sage.runtime.durability.journals import Journals
 from sage.runtime.durability.lock import JobLock
 from sage.runtime.durability.manifest import Manifest, check_inputs, check_same, manifest_of, of_bytes, to_bytes
 from sage.runtime.durability.recording import Recorder
+from sage.runtime.durability.reuse import Reuse
 from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
 from sage.runtime.durability.slots import Slots, left_in_flight
-from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question
+from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question, StepBill
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
 MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
@@ -42,10 +45,25 @@ class StepJournals(Journals):
     `failed` gets the first error of the journal, from another thread.
     """
 
-    def __init__(self, folder: Path, epoch: int, failed: Callable[[SageError], None], *, begun: bool = False) -> None:
-        """Results are looked for if the job has `begun`."""
+    def __init__(
+        self, folder: Path, epoch: int, failed: Callable[[SageError], None], *,
+        begun: bool = False, reuse: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Results are looked for if the job has `begun`; those of other jobs are in the folder `reuse`."""
         self.folder = folder
         super().__init__(epoch, str(os.getpid()))
+        self._reuse_folder = reuse
+        self._reuse = None if reuse is None else Reuse(reuse)
+        try:
+            self._open(begun=begun)
+        except BaseException:
+            self._close_reuse()
+            raise
+        self._blobs: Blobs = Blobs(folder / BLOBS)
+        self._recorder = Recorder(self._rows, self._blobs, failed)
+
+    def _open(self, *, begun: bool) -> None:
+        folder, epoch = self.folder, self.epoch
         self._rows: Rows = Rows(folder / JOURNAL, epoch=epoch)
         try:
             self.manifest = of_bytes(self._meta(MANIFEST))
@@ -55,15 +73,14 @@ class StepJournals(Journals):
         except BaseException:
             self._rows.close()
             raise
-        self._blobs: Blobs = Blobs(folder / BLOBS)
-        self._recorder = Recorder(self._rows, self._blobs, failed)
 
     @property
     def job(self) -> str:
         return self.manifest.job
 
     def branch(self) -> Branch:
-        return Branch(str(self.folder.absolute()), self.epoch, self._begun)
+        reuse = None if self._reuse_folder is None else str(self._reuse_folder.absolute())
+        return Branch(str(self.folder.absolute()), self.epoch, self._begun, reuse)
 
     def _look_up(self) -> None:
         self._known = {key for key, _ in self._rows.each(RowKind.RESULT)} if self._begun else set()
@@ -78,6 +95,11 @@ class StepJournals(Journals):
         finally:
             self._slots.close()
             self._rows.close()
+            self._close_reuse()
+
+    def _close_reuse(self) -> None:
+        if self._reuse is not None:
+            self._reuse.close()
 
     def _version(self, plan: StepPlan) -> str:
         return self.manifest.steps[plan.name].version
@@ -94,21 +116,22 @@ class JobDirectory(StepJournals):
 
     def __init__(
         self, folder: Path, graph: ExecutionGraph, failed: Callable[[SageError], None], *,
-        discarded: Collection[str] = (),
+        discarded: Collection[str] = (), reuse: Path | None = None,
     ) -> None:  # fmt: skip
         """Make the directory for a new job, or get ready to go on.
 
-        Raises `StorageError` (E603 while another run is under way, E604 to E607, E611), `UsageError` E115 if the job
-        has finished, `PipelineError` E226 if the pipeline cannot be made to outlive its process.
+        Raises `StorageError` (E603 while another run is under way, E604 to E607, E611, E612), `UsageError` E115 if the
+        job has finished, `PipelineError` E226 if the pipeline cannot be made to outlive its process.
         """
         now = manifest_of(graph)
+        self._doubts = doubts_of(graph)
         _make(folder)
         self._lock = JobLock(folder / LOCK)
         try:
             if not (folder / JOURNAL).exists():
                 self._begin(folder, to_bytes(now))
             epoch = _recover(folder)
-            super().__init__(folder, epoch, failed)
+            super().__init__(folder, epoch, failed, reuse=reuse)
         except BaseException:
             self._lock.close()
             raise
@@ -122,6 +145,19 @@ class JobDirectory(StepJournals):
     def earlier(self) -> int:
         """Records that earlier runs have finished."""
         return sum(progress.records for progress in self._progress.values())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What whoever started the run should know: what is not kept as the rest is."""
+        trouble = None if self._reuse is None else self._reuse.trouble
+        return self._doubts if trouble is None else (*self._doubts, f"W311 results were not all reused: {trouble}")
+
+    def bill(self) -> tuple[StepBill, ...]:
+        """What the calls of this run came to: here so far, and in those of its other processes that have ended."""
+        others = (row for row in self._rows.each(RowKind.BILL) if row[0] != self._bill_key)
+        counts = by_run(others).get(self.epoch, {})
+        add(counts, self._counts())
+        return bill_of_run(counts)
 
     @property
     def committing(self) -> bool:
@@ -179,7 +215,7 @@ class JobDirectory(StepJournals):
             stored = self._rows.get(RowKind.RESULT, question.key)
             reply(None if stored is None else self._blobs.loaded(stored))
         else:
-            large = all(change.kind is RowKind.RESULT for change in question.changes)
+            large = all(change.kind in (RowKind.RESULT, RowKind.ADOPTED) for change in question.changes)
             self._recorder.record(question.changes, large=large, told=lambda: reply(self._recorder.failure))
 
     @property

@@ -8,8 +8,10 @@ from typing import Any
 from sage import codec
 from sage.flow.graph import StepPlan
 from sage.flow.step import Kind
+from sage.runtime.durability.billing import Counts, add
 from sage.runtime.durability.memo import StepJournal
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
+from sage.runtime.durability.reuse import Reuse
 from sage.runtime.durability.rows import Change, RowKind
 from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Durability, Kept, Progress, Results
@@ -24,6 +26,7 @@ class Journals(Durability):
     _slots: Slots
     _known: set[bytes]
     _deaths: Mapping[bytes, int]
+    _reuse: Reuse | None = None
 
     def __init__(self, epoch: int, host: str) -> None:
         """`host` is its name in the bill, different from that of any other host of this epoch."""
@@ -40,7 +43,7 @@ class Journals(Durability):
             return None
         journal = StepJournal(
             plan, self._version(plan), rows=self._rows, blobs=self._blobs, recorder=self._recorder, slots=self._slots,
-            known=self._known, deaths=self._deaths, job=self.job,
+            known=self._known, deaths=self._deaths, job=self.job, reuse=self._reuse,
         )  # fmt: skip
         self._journals.append((plan.name, journal))
         return journal
@@ -67,13 +70,18 @@ class Journals(Durability):
         """Sinks and reductions are at home."""
 
     def _bill(self) -> list[Change]:
-        counts: dict[str, dict[str, int]] = {}
+        counts = self._counts()
+        return [Change(RowKind.BILL, self._bill_key, codec.encode(counts))] if counts else []
+
+    @property
+    def _bill_key(self) -> bytes:
+        return f"{self.epoch}-{self._host}".encode()
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        counts: Counts = {}
         for step, journal in self._journals:
-            for what, number in journal.counts().items():
-                entry = counts.setdefault(step, {})
-                entry[what] = entry.get(what, 0) + number
-        key = f"{self.epoch}-{self._host}".encode()
-        return [Change(RowKind.BILL, key, codec.encode(counts))] if counts else []
+            add(counts, {step: journal.counts()})
+        return {step: dict(some) for step, some in counts.items()}
 
     def _version(self, plan: StepPlan) -> str:
         """Of the step's operator."""

@@ -12,6 +12,7 @@ from sage import codec
 from sage.errors import RecordError, SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
+from sage.runtime.durability.reuse import Reuse, question_of
 from sage.runtime.durability.rows import Change, RowKind
 from sage.runtime.durability.slots import KEY_BYTES, InFlight, Slots
 from sage.runtime.durable import Results
@@ -26,7 +27,7 @@ class StepJournal(Results):
 
     def __init__(
         self, plan: StepPlan, version: str, *, rows: RowStore, blobs: BlobStore, recorder: Recorder, slots: Slots,
-        known: set[bytes], deaths: Mapping[bytes, int], job: str,
+        known: set[bytes], deaths: Mapping[bytes, int], job: str, reuse: Reuse | None = None,
     ) -> None:  # fmt: skip
         self._step = plan.name
         self._rows = rows
@@ -36,6 +37,8 @@ class StepJournal(Results):
         self._known = known
         self._deaths = deaths
         self._prefix = hashlib.sha256(codec.canonical([job, plan.name, version])).digest()
+        self._reuse = reuse
+        self._question = b"" if reuse is None else question_of(plan)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
@@ -46,10 +49,13 @@ class StepJournal(Results):
         except SageError as error:
             raise self._unfit("the input", error) from error
         digest = hashlib.sha256(self._prefix + len(name).to_bytes(4, "little") + name)
-        digest.update(hashlib.sha256(content).digest())
-        return digest.digest()[:KEY_BYTES]
+        asked = hashlib.sha256(content).digest()
+        digest.update(asked)
+        call = digest.digest()[:KEY_BYTES]
+        return call if self._reuse is None else call + hashlib.sha256(self._question + asked).digest()
 
     def find(self, key: bytes) -> tuple[Any] | None:
+        key = key[:KEY_BYTES]
         if key in self._known and (stored := self._rows.get(RowKind.RESULT, key)) is not None:
             result = entry_of(self._blobs.loaded(stored))[2]
             self._count("reused")
@@ -62,8 +68,19 @@ class StepJournal(Results):
             )  # fmt: skip
         return None
 
+    def adopt(self, key: bytes, rid: str, told: Callable[[], None] | None = None) -> tuple[Any, int] | None:
+        found = None if self._reuse is None else self._reuse.get(key[KEY_BYTES:])
+        if found is None:
+            return None
+        self._count("adopted")
+        self._count("adopted_tokens", tokens_of(found[0]))
+        value = codec.encode([self._step, rid, found[0]])
+        key = key[:KEY_BYTES]
+        changes = [Change(RowKind.RESULT, key, value, once=True), Change(RowKind.ADOPTED, key, b"", once=True)]
+        return found[0], self._recorder.record(changes, large=True, told=told)
+
     def check_together(self, keys: Sequence[bytes]) -> None:
-        if len(keys) > 1 and any(self._is_suspect(key) for key in keys):
+        if len(keys) > 1 and any(self._is_suspect(key[:KEY_BYTES]) for key in keys):
             raise RecordError(
                 "E419",
                 "one of these records may have killed its process: each is tried alone",
@@ -71,6 +88,7 @@ class StepJournal(Results):
             )
 
     def enter(self, key: bytes, rid: str) -> int | None:
+        key = key[:KEY_BYTES]
         slot = self._slots.enter(InFlight(key, self._step, rid), alone=self._is_suspect(key))
         if slot is not None:
             self._count("made")
@@ -85,7 +103,10 @@ class StepJournal(Results):
         except SageError as error:
             raise self._unfit("the result", error) from error
         self._count("kept")
-        return self._recorder.record([Change(RowKind.RESULT, key, value, once=True)], large=True, told=told)
+        self._count("kept_tokens", tokens_of(result))
+        if self._reuse is not None:
+            self._reuse.put(key[KEY_BYTES:], result)
+        return self._recorder.record([Change(RowKind.RESULT, key[:KEY_BYTES], value, once=True)], large=True, told=told)
 
     def wait(self, number: int) -> None:
         self._recorder.wait(number)
@@ -94,7 +115,7 @@ class StepJournal(Results):
         self._recorder.check()
 
     def counts(self) -> dict[str, int]:
-        """Calls made, results kept and reused, since the run began."""
+        """Calls made, results kept, reused and adopted, since the run began."""
         with self._lock:
             return dict(self._counts)
 

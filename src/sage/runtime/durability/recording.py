@@ -19,14 +19,18 @@ LOOK_EVERY_S = 0.25
 Told = Callable[[], None]
 
 
-class RowStore(Protocol):
-    """Rows, here or with the driver."""
+class Committer(Protocol):
+    """What takes the changes."""
+
+    def apply(self, changes: list[Change]) -> None:
+        """All of them or none, and where they shall be when this returns."""
+
+
+class RowStore(Committer, Protocol):
+    """Rows, here or with the driver; what was applied is on the disk."""
 
     def get(self, kind: RowKind, key: bytes) -> bytes | None:
         """The value of a row, if there is one."""
-
-    def apply(self, changes: list[Change]) -> None:
-        """All of them or none, and on the disk when this returns."""
 
 
 class BlobStore(Protocol):
@@ -46,7 +50,7 @@ class Recorder:
     raises the error, and `on_failure` got it once.
     """
 
-    def __init__(self, rows: RowStore, blobs: BlobStore, on_failure: Callable[[SageError], None]) -> None:
+    def __init__(self, rows: Committer, blobs: BlobStore, on_failure: Callable[[SageError], None]) -> None:
         self._rows = rows
         self._blobs = blobs
         self._on_failure = on_failure

@@ -58,6 +58,8 @@ class RowKind(StrEnum):
     """Records that were collected in memory."""
     RESULT = "result"
     """By step key: what a call gave."""
+    ADOPTED = "adopted"
+    """By step key: that the result was not paid by this job, but found among those that jobs share."""
     DEATHS = "deaths"
     """By step key: how often a process died while the call was in flight."""
     BILL = "bill"
