@@ -15,6 +15,7 @@ from sage.errors import SageError
 from sage.llm.simulated import SimulatedEndpoint
 from sage.rag import Generate
 from sage.runtime.durability.audit import bill
+from sage.runtime.durability.fingerprint import fingerprint
 from sage.runtime.durability.reuse import FILE, Reuse
 
 SHARED = Path("shared")
@@ -91,6 +92,70 @@ def test_another_model_or_record_is_asked() -> None:
     assert paid() == 40
     run("third", Model("no"), [str(n) for n in range(20)])
     assert paid() == 60
+
+
+OPERATORS = """
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+PROMPT = "Who are you?"
+
+def helper(n):
+    return n + 1
+
+class Base:
+    limit = 3
+    def __call__(self, n):
+        return self.ask(n)
+
+class Ask(Base):
+    def __init__(self):
+        self._model = "small"
+        self.parts = [Path("a"), {"x": object}]
+    def ask(self, n):
+        return other(n)
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    model: str
+    def __call__(self, n):
+        return self.model
+
+def other(n):
+    return [PROMPT for _ in range(helper(n))] if n else again(n)
+
+def again(n):
+    return other(n)
+
+operators = [other, Ask(), Slotted("large"), partial(other, n=5), lambda n: Ask().ask(n), Slotted("large").__call__]
+"""
+"""Each depends on the text, the helper, the class variable or the attribute in its own way."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("Who", "What", [0, 1, 3, 4]),
+        ("n + 1", "n + 2", [0, 1, 3, 4]),
+        ("limit = 3", "limit = 4", [1, 4]),
+        ('"small"', '"big"', [1, 4]),
+        ('Path("a")', 'Path("b")', [1, 4]),
+        ('"large"', '"huge"', [2, 5]),
+        ("Who", "Who", []),
+    ],
+    ids=["constant", "helper", "class", "private", "inside", "slots", "nothing"],
+)
+def test_what_an_operator_does_is_known_by_all_that_its_module_says(
+    before: str, after: str, changed: list[int]
+) -> None:
+    def fingerprints(source: str) -> list[str]:
+        names: dict[str, Any] = {"__name__": "operators"}
+        exec(compile(source, "operators.py", "exec", dont_inherit=True), names)
+        return [fingerprint(operator, strict=True) for operator in names["operators"]]
+
+    two = zip(fingerprints(OPERATORS), fingerprints(OPERATORS.replace(before, after)), strict=True)
+    assert [n for n, (one, other) in enumerate(two) if one != other] == changed
 
 
 def test_one_job_asks_the_same_once() -> None:
