@@ -7,6 +7,7 @@ batches, and of slow ones no instance holds many records that another could work
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,13 @@ class Outlet:
         self._control = control
         self._size = 1
         self._look_at_s = 0.0
-        self.fill = 0.0
+        self._seen = 0.0
+        self._putting_since_s = math.inf
+
+    @property
+    def fill(self) -> float:
+        """The part of the queue that was taken when this last looked; 1 while it waits for room. From any thread."""
+        return 1.0 if time.monotonic() - self._putting_since_s > SLOW_S else self._seen
 
     def put(self, batch: Batch) -> None:
         """Send `batch`; waits while the queue is full. Raises `Aborted`."""
@@ -87,7 +94,7 @@ class Outlet:
             return
         self._control.check()
         item = (*self._reports.stamp(), len(batch), data, *buffers)
-        started = time.monotonic()
+        started = self._putting_since_s = time.monotonic()
         try:
             with self._endings():
                 self._queue.put(item)
@@ -96,6 +103,8 @@ class Outlet:
         except QueueError as error:  # too large
             self._send_halves(batch, error)
             return
+        finally:
+            self._putting_since_s = math.inf
         self.records += len(batch)
         self._adapt(started, len(data) + sum(buffer.raw().nbytes for buffer in buffers))
 
@@ -125,7 +134,7 @@ class Outlet:
         now = time.monotonic()
         if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
             self._size = max(1, self._size // 2)
-            self.fill = 1.0  # it had to wait
+            self._seen = 1.0  # it had to wait
         elif self._size < self._largest and size_bytes <= LARGEST_ITEM_BYTES // 2 and now >= self._look_at_s:
             if self._is_drained():
                 self._size = min(self._largest, self._size * 2)
@@ -136,7 +145,7 @@ class Outlet:
         """Whether little but the last item is in the queue."""
         with self._endings():
             waiting = self._queue.qsize()
-        self.fill = waiting / (ITEMS_PER_INSTANCE * self._instances)
+        self._seen = waiting / (ITEMS_PER_INSTANCE * self._instances)
         return waiting <= 2
 
 
