@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from patience import DEADLINE_S
 from sage.connectors import Items, JsonLines, Parquet, Stdout, Text
 from sage.errors import SageError
 from sage.runtime.durability.audit import bill, verify
+from sage.runtime.durability.rows import Change, RowKind, Rows
 
 JOB = Path("job")
 
@@ -218,6 +221,29 @@ def test_what_cannot_be_stored_ends_the_job() -> None:
     assert result.error is not None
     assert result.error.code == "E608"
     assert paid() == 1
+
+
+def test_a_look_up_does_not_wait_for_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    commit = Rows._commit
+
+    def slow(rows: Rows) -> None:
+        begun.set()
+        assert go_on.wait(DEADLINE_S)
+        commit(rows)
+
+    path = Path("journal.db").absolute()
+    Rows.create(path, [Change(RowKind.META, b"a", b"1")])
+    rows = Rows(path)
+    monkeypatch.setattr(Rows, "_commit", slow)
+    with ThreadPoolExecutor(2) as threads:
+        applied = threads.submit(rows.apply, [Change(RowKind.META, b"a", b"2")])
+        assert begun.wait(DEADLINE_S)
+        assert threads.submit(rows.get, RowKind.META, b"a").result(DEADLINE_S) == b"1"
+        go_on.set()
+        applied.result(DEADLINE_S)
+    assert rows.get(RowKind.META, b"a") == b"2"
+    rows.close()
 
 
 def test_a_sink_that_promises_nothing_is_refused() -> None:

@@ -94,7 +94,7 @@ def checksum(kind: str, key: bytes, value: bytes) -> int:
 
 
 class Rows:
-    """The open file. Used by one thread at a time, which a lock sees to.
+    """The open file. From any thread; who looks a row up with `get` does not wait for a commit that is under way.
 
     With an `epoch`, changes are refused (E603) when a later run has begun. Raises `StorageError`: E601 without room,
     E602 when the disk fails, E604 for what is damaged, E605 for what is newer, E611 when it cannot be used at all.
@@ -104,12 +104,11 @@ class Rows:
         self.path = path
         self._epoch = epoch
         self._lock = threading.RLock()
-        mode = "ro" if read_only else "rw"
+        self._looking = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._address = f"file:{quote(os.fsencode(path))}?mode={'ro' if read_only else 'rw'}"
         with self._translated():
-            self._connection = sqlite3.connect(
-                f"file:{quote(os.fsencode(path))}?mode={mode}",
-                uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False,
-            )  # fmt: skip
+            self._connection = self._connected()
             try:
                 self._prepare()
             except BaseException:
@@ -161,11 +160,11 @@ class Rows:
 
     def get(self, kind: RowKind, key: bytes) -> bytes | None:
         """The value of a row, if there is one."""
-        with self._lock, self._translated():
-            found = self._find(kind, key)
-            if found is None:
-                return None
-            return self._checked(found).value
+        with self._looking, self._translated():
+            if self._reader is None:
+                self._reader = self._connected()
+            found = _found(self._reader, kind, key)
+            return None if found is None else self._checked(found).value
 
     def each(self, kind: RowKind) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of all rows of a kind, by key."""
@@ -217,8 +216,16 @@ class Rows:
             self._commit()
 
     def close(self) -> None:
+        with self._looking:
+            if self._reader is not None:
+                self._reader.close()
         with self._lock:
             self._connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self._address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
 
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA trusted_schema = OFF")
@@ -270,8 +277,7 @@ class Rows:
         return crc
 
     def _find(self, kind: RowKind, key: bytes) -> Row | None:
-        found = self._connection.execute("SELECT * FROM rows WHERE kind = ? AND key = ?", (kind.value, key)).fetchone()
-        return None if found is None else _row(found)
+        return _found(self._connection, kind, key)
 
     def _head(self) -> dict[str, list[int]]:
         found = self._find(RowKind.HEAD, b"")
@@ -346,6 +352,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _found(connection: sqlite3.Connection, kind: RowKind, key: bytes) -> Row | None:
+    found = connection.execute("SELECT * FROM rows WHERE kind = ? AND key = ?", (kind.value, key)).fetchone()
+    return None if found is None else _row(found)
 
 
 def _row(columns: tuple[Any, ...]) -> Row:
