@@ -224,6 +224,16 @@ def test_any_damage_is_a_miss_or_a_refusal() -> None:
     assert set(refusals) <= {"E605", "E612"}
 
 
+def test_a_cache_that_fails_in_the_middle_costs_money_only() -> None:
+    run("first", Model())
+    whole = (SHARED / FILE).read_bytes()
+    (SHARED / FILE).write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    second = run("second", Model())
+    (notice,) = second.notices
+    assert notice.startswith("W311 results were not all reused: E612 results of other jobs cannot be reused from here")
+    assert second.bill[0].paid == 20
+
+
 def test_it_does_not_grow_beyond_its_size() -> None:
     cache = Reuse(SHARED, most_bytes=200_000)
     for n in range(500):
