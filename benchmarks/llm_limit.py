@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from statistics import median
+from statistics import mean, median
 
 from sage.llm.simulated import profile_named
 from sage.llm.simulated.clients import Client, Fixed, VirtualEndpoint, adaptive
@@ -85,10 +85,41 @@ def virtual(seeds: int) -> bool:
     return met
 
 
+def moments(count: int) -> None:
+    """Print what is worst among as many changes at different moments: from 30 s to 60 s after each."""
+    print(f"{count} changes of capacity at different moments, from {GRACE_S:g} s to {2 * GRACE_S:g} s after each\n")
+    for capacity, goal in ((0.5, 9), (2.0, 36)):
+        best = changed(Client(Fixed(goal), sizes), 0, capacity).throughput(GRACE_S, 3 * GRACE_S)
+        ratios, settled = [], []
+        for number in range(count):
+            at = 20 + 30 * number / count
+            client = changed(adaptive(sizes), 100 + number, capacity, at)
+            ratios.append(client.throughput(at + GRACE_S, at + 2 * GRACE_S) / best)
+            settled.append(client.settled_at(goal, at))
+        late = sorted(f"{seconds:.0f}" for seconds in settled if seconds > GRACE_S)
+        print(
+            f"capacity {capacity:<4} of static {goal}: mean {mean(ratios):.3f}, worst {min(ratios):.2f};"
+            f" limit within 25% of it after a median of {median(settled):.1f} s, after more than 30 s: {late}"
+        )
+
+
+def changed(client: Client, seed: int, capacity: float, at: float = 10.0) -> Client:
+    world = VirtualEndpoint(PROFILE, seed)
+    world.clients.append(client)
+    world.run(at)
+    world.engine.set_capacity(capacity)
+    world.run(at + 3 * GRACE_S)
+    return client
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="The adaptive limit against every static setting.")
     parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--moments", type=int, metavar="N", help="instead: N changes of capacity at different moments")
     arguments = parser.parse_args()
+    if arguments.moments:
+        moments(arguments.moments)
+        return 0
     return 0 if virtual(arguments.seeds) else 1
 
 
