@@ -47,6 +47,7 @@ class Workload:
     ordered: bool = False
     threads: bool = False
     retries: int = 0
+    reuse: Path | None = None
 
     def prepare(self) -> None:
         lines = (json.dumps({"n": n, "key": n % KEYS}) for n in range(self.records))
@@ -69,7 +70,7 @@ class Workload:
         return pipeline
 
     def run(self) -> sage.RunResult:
-        options = sage.RunOptions(job_dir=self.folder / "job")
+        options = sage.RunOptions(job_dir=self.folder / "job", reuse=self.reuse)
         return sage.start(self.pipeline(), options).wait(DEADLINE_S)
 
 

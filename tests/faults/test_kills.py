@@ -1,5 +1,6 @@
 """Jobs that are killed, again and again, and end as if nothing had happened."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,21 @@ def test_a_crash_where_something_becomes_safe_is_survived(tmp_path: Path, point:
     if not history.ended or history.ended[-1] != "SUCCEEDED":
         history.run_to_the_end()
     assert history.violations() == []
+
+
+@pytest.mark.parametrize("point", range(1, 31) if FULL else (3, 6, 12))
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "async"])
+def test_a_job_that_adopts_what_another_paid_may_be_killed_too(tmp_path: Path, point: int, threads: bool) -> None:
+    workload = Workload(tmp_path, records=60, call_s=0.0, threads=threads, reuse=tmp_path / "shared")
+    workload.prepare()
+    first = History(workload)
+    first.run_to_the_end()
+    paid = (tmp_path / "bill").read_text()
+    shutil.rmtree(tmp_path / "job")
+    for output in tmp_path.glob("out.*"):
+        output.unlink()
+    history = History(workload)
+    history.run(hook=CrashPoints(point, before=point % 2 == 0))
+    history.run_to_the_end()
+    assert (history.violations(), history.kills) == ([], 1)
+    assert (tmp_path / "bill").read_text() == paid

@@ -101,19 +101,21 @@ def _object(value: Any, depth: int, strict: _Strict | None) -> Iterator[bytes]:
 
 
 def _strictly(value: Any, depth: int, strict: _Strict) -> Iterator[bytes]:
-    """What an object is beside its ``__dict__``: its classes, its slots, what it contains, or what it says it is."""
+    """What an object is beside its ``__dict__``: its classes, what it contains, what it says it is, or its slots."""
     yield from _classes(type(value), depth, strict)
-    for name in (name for base in type(value).__mro__ for name in _slots(base)):
-        yield name.encode()
-        yield from _pieces(getattr(value, name, None), depth, strict)
     if isinstance(value, Mapping):
         value = list(value.items())
+    said = repr(value)
     if isinstance(value, list | tuple):
         for inner in value:
             yield from _pieces(inner, depth, strict)
     elif isinstance(value, set | frozenset):
         yield from sorted(b"".join(_pieces(inner, depth, strict)) for inner in value)
-    elif " at 0x" not in (said := repr(value)):  # an address is another one in each process
+    elif type(value).__module__ == strict.module or " at 0x" in said:  # an address is another one in each process
+        for name in (name for base in type(value).__mro__ for name in _slots(base)):
+            yield name.encode()
+            yield from _pieces(getattr(value, name, None), depth, strict)
+    else:
         yield said.encode("utf-8", "backslashreplace")
 
 
