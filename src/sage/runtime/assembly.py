@@ -133,6 +133,12 @@ def workers_of(task: TaskPlan, graph: ExecutionGraph) -> int:
     return graph.steps[task.steps[0]].concurrency if task.mode is Mode.THREADS else 1
 
 
+def producers_of(task: TaskPlan, graph: ExecutionGraph) -> int:
+    """How many workers put into what feeds a task, on all hosts."""
+    sources = [graph.task_of(edge.output.step) for edge in edges_into(graph, task)]
+    return sum(source.instances * workers_of(source, graph) for source in sources)
+
+
 class _Assembler:
     def __init__(self, wiring: Wiring, host: Host) -> None:
         self._wiring = wiring

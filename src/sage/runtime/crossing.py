@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sage.flow.graph import RECORDS_PER_BATCH, Edge, ExecutionGraph, TaskPlan
 from sage.queues import Queue
-from sage.runtime.assembly import Wiring
+from sage.runtime.assembly import Wiring, producers_of
 from sage.runtime.context import RuntimeContext
 from sage.runtime.edges import Item, Outlet, QueueInbox, far_ticket, largest_item
 from sage.runtime.failures import Failures
@@ -146,11 +146,13 @@ class CrossingWiring(Wiring):
         queues = self._queues[target.name]
         largest = largest_item(target.capacity, target.instances)
         behind = target.instances // len(queues)
+        producers = producers_of(target, self.graph)
         outlets = [
             Outlet(
                 queue,
                 largest=largest,
                 instances=behind,
+                producers=producers,
                 reports=self._reports,
                 failures=failures,
                 control=context.control,

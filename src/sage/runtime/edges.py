@@ -26,8 +26,11 @@ from sage.runtime.inbox import LINGER_S
 from sage.runtime.reading import QUICK_S, SLOW_S
 from sage.runtime.reports import Reports, Stamp
 
-ITEMS_PER_INSTANCE = 2
-"""Items that a queue holds for each instance behind it."""
+ITEMS_PER_WORKER = 2
+"""Items that a queue holds for each instance behind it, or for each producer if these are more: with less room than
+producers, each item that is taken would wake them all."""
+MOST_FOR_PRODUCERS = 64
+"""Items that a queue holds at most for the sake of producers."""
 LARGEST_ITEM = RECORDS_PER_BATCH // 4
 LARGEST_ITEM_BYTES = 1 << 20
 """Beyond it, items get fewer records, down to one."""
@@ -49,6 +52,7 @@ class Outlet:
         *,
         largest: int,
         instances: int,
+        producers: int,
         reports: Reports,
         failures: Failures,
         control: Control,
@@ -56,6 +60,7 @@ class Outlet:
         self.records = 0
         """How many were put."""
         self._instances = instances
+        self._producers = producers
         self._queue = queue_
         queue_.batch_size = 1  # an item is a batch already: it need not wait for others
         self._largest = largest
@@ -142,11 +147,11 @@ class Outlet:
             self._look_at_s = looked + max(QUICK_S, LOOK_SHARE * (looked - now))
 
     def _is_drained(self) -> bool:
-        """Whether little but the last item is in the queue."""
+        """Whether little but the last item of each producer is in the queue."""
         with self._endings():
             waiting = self._queue.qsize()
-        self._seen = waiting / (ITEMS_PER_INSTANCE * self._instances)
-        return waiting <= 2
+        self._seen = waiting / capacity_of(self._instances, self._producers)
+        return waiting <= max(2, self._producers)
 
 
 class QueueInbox:
@@ -215,19 +220,21 @@ class QueueInbox:
         return Batch(records, tuple(parts), keys)
 
 
-def capacity_of(instances: int) -> int:
+def capacity_of(instances: int, producers: int) -> int:
     """How many items the queue of so many instances holds."""
-    return ITEMS_PER_INSTANCE * instances
+    return ITEMS_PER_WORKER * max(instances, min(producers, MOST_FOR_PRODUCERS // ITEMS_PER_WORKER))
 
 
-def queues_of(task: TaskPlan) -> list[int]:
+def queues_of(task: TaskPlan, producers: int) -> list[int]:
     """How many items fit into each queue of a task that is fed from other hosts: one, or one per instance if keyed."""
-    return [capacity_of(1)] * task.instances if task.keyed else [capacity_of(task.instances)]
+    if task.keyed:
+        return [capacity_of(1, producers)] * task.instances
+    return [capacity_of(task.instances, producers)]
 
 
 def largest_item(capacity: int, instances: int) -> int:
-    """How many records an item may have, so that a queue holds about as many as an inbox of this `capacity`."""
-    return max(1, min(LARGEST_ITEM, capacity // capacity_of(instances)))
+    """How many records an item may have: an inbox of this `capacity`, divided among those who take from it twice."""
+    return max(1, min(LARGEST_ITEM, capacity // (ITEMS_PER_WORKER * instances)))
 
 
 def far_ticket(number: int) -> Ticket:

@@ -51,8 +51,8 @@ class Engine(Protocol):
     def place(self, graph: ExecutionGraph) -> Placement:
         """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
 
-    def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
-        """Make what feeds a task with records of the hosts `producers`: one queue, or one per instance if keyed."""
+    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
+        """Make what feeds a task with records of so many workers: one queue, or one per instance if keyed."""
 
     def host(self, number: int) -> HostHandle:
         """A host that something was placed on."""

@@ -19,6 +19,7 @@ from sage.flow.graph import ExecutionGraph, StepPlan, TaskPlan
 from sage.flow.shipping import pack
 from sage.queues import Queue
 from sage.runtime.account import Account
+from sage.runtime.assembly import producers_of
 from sage.runtime.books import Books
 from sage.runtime.context import RuntimeContext
 from sage.runtime.crew import Closing, Crew
@@ -258,8 +259,7 @@ class Fleet(Crew):
         """Make the queues; returns what every host is told."""
         ways = {}
         for task in fed:
-            producers = sorted({host for _, host in self._feeding[task.name]})
-            made = self._engine.queues(task, producers)
+            made = self._engine.queues(task, producers_of(task, graph))
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
         journal = None if context.durability is None else _branch(context.durability, self._engine)

@@ -33,8 +33,8 @@ class ProcessEngine:
     def place(self, graph: ExecutionGraph) -> Placement:
         return place(graph, self._processes)
 
-    def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
-        ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in queues_of(task)]
+    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
+        ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in queues_of(task, producers)]
         return [Made(way, way.create()) for way in ways]
 
     def host(self, number: int) -> HostProcess:

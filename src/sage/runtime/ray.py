@@ -91,10 +91,10 @@ class RayEngine:
         self._is_first = False
         return self._placement
 
-    def queues(self, task: TaskPlan, producers: Sequence[int]) -> Sequence[Made]:
+    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
         hosts = self._placement.hosts[task.name]
         made = []
-        for index, maxsize in enumerate(queues_of(task)):
+        for index, maxsize in enumerate(queues_of(task, producers)):
             takers = {hosts[index]} if task.keyed else set(hosts)
             owner = takers.pop() if len(takers) == 1 else HOME
             made.append(self._queue(SharedMemoryQueueDescriptor(maxsize=maxsize), owner))
