@@ -67,10 +67,11 @@ class Producer:
         self._asked = 0
         self._max_bytes = 0  # 0: the queue does not count them
         self._credit = 0  # bytes that may be put
-        self._spent = 0  # of it, since the last frame
+        self._spent = 0  # of it, for items that could not be sent: the next frame tells
         self._needed_size = self._asked_size = 0
         self._item_weight = 256.0  # of late
         self._buffer: list[Any] = []
+        self._weights: list[int] = []  # of the items in it
         self._limit = 1
         self._first_at = _NEVER
         self._sent_at = 0.0
@@ -96,8 +97,8 @@ class Producer:
             if self._places and weight <= self._credit:
                 self._places -= 1
                 self._credit -= weight
-                self._spent += weight
                 self._buffer.append(item)
+                self._weights.append(weight)
                 if len(self._buffer) >= self._limit:
                     self._gathered(self._settings.batch_size)
                 return
@@ -140,14 +141,13 @@ class Producer:
 
     def _spend(self, items: list[Any], weights: deque[int]) -> int:
         """Put as many of `items` as there are places and bytes for; their `weights` are taken away."""
-        taken = spent = 0
-        while taken < len(items) and taken < self._places and spent + weights[0] <= self._credit:
-            spent += weights.popleft()
+        taken = 0
+        while taken < len(items) and taken < self._places and weights[0] <= self._credit:
+            self._credit -= weights[0]
+            self._weights.append(weights.popleft())
             taken += 1
         if taken:
             self._places -= taken
-            self._credit -= spent
-            self._spent += spent
             self._buffer += items if taken == len(items) else items[:taken]
             if len(self._buffer) >= self._limit:
                 self._gathered(max(_TOGETHER, self._settings.batch_size))
@@ -247,7 +247,7 @@ class Producer:
         """The items that perhaps are not in the queue; each is told once."""
         found = [item for sent in self._flying for item in sent.items] + self._buffer
         self._flying.clear()
-        self._buffer = []
+        self._buffer, self._weights = [], []
         return found
 
     def _raise_failures(self) -> None:
@@ -282,14 +282,14 @@ class Producer:
         """Send the buffer, but for what would be too much on its way: that is sent as soon as something is accepted."""
         if not self._buffer or self._broken is not None:
             return
-        items = self._buffer
+        items, weights = self._buffer, self._weights
         self._sent_at = now = now or time.monotonic()
         start = 0
         while start < len(items) and self._flying_bytes <= WINDOW_BYTES:
             end = start + self._fitting(_TOGETHER)
-            self._send_together(items[start:end])
+            self._send_together(items[start:end], weights[start:end])
             start = min(end, len(items))
-        self._buffer = items[start:]
+        self._buffer, self._weights = items[start:], weights[start:]
         self._limit = 1
         self._first_at = _NEVER
         self.puts += start
@@ -298,32 +298,34 @@ class Producer:
         if is_short and not self._closed:
             self._ask_for_places()
 
-    def _send_together(self, items: list[Any]) -> None:
+    def _send_together(self, items: list[Any], weights: list[int]) -> None:
         try:
             frame = self._packed(items)
         except QueueError as error:
             if len(items) == 1:
+                self._spent += weights[0]
                 self._fail(error, items)
                 return
-            for item in items:
-                self._send_together([item])
+            for item, weight in zip(items, weights, strict=True):
+                self._send_together([item], [weight])
             return
-        self._send_frame(frame, items)
+        self._send_frame(frame, items, sum(weights))
 
     def _packed(self, items: list[Any]) -> Frame:
         if len(items) == 1:
             return pack(items[0], by_value=self._by_value)
         return pack_many(items, by_value=self._by_value)
 
-    def _send_frame(self, frame: Frame, items: list[Any]) -> None:
+    def _send_frame(self, frame: Frame, items: list[Any], weight: int) -> None:
+        """With the `weight` of its own items: what is still to come stays reserved at the server."""
         size = frame.size_bytes
         self._item_bytes += (size / len(items) - self._item_bytes) / 2
         self._sent += 1
         self._flying.append(_Sent(self._sent, items, size))
         self._flying_bytes += size
         self.bytes += size
-        self._item_weight += (self._spent / len(items) - self._item_weight) / 4
-        message, parts = of_frame(self._port, frame, prompt=self._prompt, spent=self._spent)
+        self._item_weight += (weight / len(items) - self._item_weight) / 4
+        message, parts = of_frame(self._port, frame, prompt=self._prompt, spent=weight + self._spent)
         self._spent = 0
         self._link.send(message, parts)
         if self._flying_bytes > WINDOW_BYTES:
@@ -407,7 +409,7 @@ class Producer:
                 self._fail(error, sent.items)
             else:
                 for item in sent.items:
-                    self._send_together([item])
+                    self._send_together([item], [0])  # the rejected frame has told
             self._changed.notify_all()
 
     def recalled(self, *, places: bool, closed: bool) -> tuple[int, int]:
