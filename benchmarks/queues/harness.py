@@ -21,6 +21,7 @@ where a figure cannot be had here: it is said in the table.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -252,6 +253,7 @@ def in_threads(*jobs: Job) -> list[Any]:
 
     On two, a wake-up takes ten times as long, or not: luck. A job that fails raises here; one that hangs is not ended.
     """
+    gc.collect()  # what another measurement left does not fall into the time of this one
     core = min(os.sched_getaffinity(0))
     barrier = threading.Barrier(len(jobs), timeout=PATIENCE_S)
     results: list[Any] = [NotMeasured("did not end")] * len(jobs)

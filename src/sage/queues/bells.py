@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+from threading import Lock
 from typing import TypeAlias
 
-Bells: TypeAlias = "deque[threading.Lock]"
+Bells: TypeAlias = "deque[Lock]"
 
 
-def hang_up(bells: Bells) -> threading.Lock:
+def hang_up(bells: Bells) -> Lock:
     """A bell for the calling thread: to acquire it is to wait."""
-    bell = threading.Lock()
+    bell = Lock()
     bell.acquire()
     bells.append(bell)
     return bell
 
 
-def ring(bells: Bells, count: int = 1) -> None:
+def ring_one(bells: Bells) -> None:
+    """Wake a thread, if one waits."""
+    try:
+        bells.popleft().release()
+    except IndexError:
+        return
+
+
+def ring(bells: Bells, count: int) -> None:
     """Wake threads that wait, at most `count`."""
     try:
         for _ in range(count):
@@ -26,9 +34,9 @@ def ring(bells: Bells, count: int = 1) -> None:
         return
 
 
-def take_down(bells: Bells, bell: threading.Lock) -> None:
+def take_down(bells: Bells, bell: Lock) -> None:
     """Wait no longer. A call that came for this thread meanwhile goes to the next."""
     try:
         bells.remove(bell)
     except ValueError:
-        ring(bells)
+        ring_one(bells)

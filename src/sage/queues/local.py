@@ -10,11 +10,12 @@ from functools import partial
 
 from sage.errors import QueueError
 from sage.queues import handles
-from sage.queues.bells import Bells, ring
+from sage.queues.bells import Bells, ring, ring_one
 from sage.queues.frames import Frame, pack, pack_many, unpack
-from sage.queues.local_store import BATCH, SETTLED_S, Store
+from sage.queues.local_store import BATCH, SETTLED_S, End, Store
 from sage.queues.queue import BatchFull, Full, Item, Queue, QueueStats, closed_error, deadline_of
 from sage.queues.serving import Settles
+from sage.queues.waited import Waited
 
 
 class LocalQueue(Store[Item], Queue[Item]):
@@ -59,32 +60,32 @@ class LocalQueue(Store[Item], Queue[Item]):
             self._take_place(item, block, timeout)
         self._append(item)
         if self._getters:
-            ring(self._getters)
+            ring_one(self._getters)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
         try:
-            item = self._pop()
-        except IndexError:
-            item = self._wait_for_items(self._take_item, block, timeout)[0]
+            item = self._pop() if self._ready else self._next(block, timeout)
+        except IndexError:  # another thread was quicker
+            item = self._next(block, timeout)
         if self._putters:
-            ring(self._putters)
+            ring_one(self._putters)
         return item
 
     def put_batch(self, items: Sequence[Item], block: bool = True, timeout: float | None = None) -> None:
         rest = list(items)
+        count = len(rest)
         with self._lock:
             self._batch_puts += 1
-            self._batch_items += len(rest)
-            if 0 < len(rest) <= self._spare() and self._closed_at is None:
-                self._issued += len(rest)
-                self._inbox.extend((BATCH, rest))
-                self._batches += 1
-                rest = []
-        if not rest:
-            if self._getters:
-                ring(self._getters, len(items))
-            return
-        self._put_rest(rest, block, timeout)
+            self._batch_items += count
+            is_put = 0 < count <= self._vacant + self._moved - len(self._ready) and self._closed_at is None
+            if is_put:
+                self._vacant -= count
+                self._batches.append(rest)
+                self._append(BATCH)
+        if not is_put:
+            self._put_rest(rest, block, timeout)
+        elif self._getters:
+            ring(self._getters, count)
 
     def _put_rest(self, rest: list[Item], block: bool, timeout: float | None) -> None:
         """Put as many at a time as there is room for, until none is left."""
@@ -130,8 +131,8 @@ class LocalQueue(Store[Item], Queue[Item]):
                 buffer_size=0,
                 bytes_in=self.bytes_in,
                 bytes_out=self.bytes_out,
-                put_wait_s=self._put_waited.seconds,
-                get_wait_s=self._get_waited.seconds,
+                put_wait_s=self._putting.waited.seconds,
+                get_wait_s=self._getting.waited.seconds,
                 depth=puts - got,
             )
 
@@ -139,7 +140,7 @@ class LocalQueue(Store[Item], Queue[Item]):
         with self._lock:
             if self._closed_at is None:
                 self._closed_at = time.monotonic()
-                self._issued -= sum(1 for _ in self._room)  # from now on every put comes to the lock
+                self._vacant += sum(1 for _ in self._room)  # from now on every put comes to the lock
         self._settle(places=True)
         self._ring_all()
 
@@ -166,13 +167,13 @@ class LocalQueue(Store[Item], Queue[Item]):
             taken = self._take_room(count)
             if taken < count:
                 taken += self._take_room(count - taken)  # those that were meant for puts of this process
-            self._issued -= taken
             self._reserved += taken
             return taken
 
     def release(self, count: int) -> None:
         with self._lock:
             self._reserved -= count
+            self._vacant += count
         self._ring_after(count)
 
     def put_frame(self, frame: Frame) -> bool:
@@ -189,7 +190,6 @@ class LocalQueue(Store[Item], Queue[Item]):
     def _accept(self, frame: Frame, items: list[Item]) -> bool:
         """Put what `frame` brought into reserved places; False where that is not possible now. Under the lock."""
         self._reserved -= frame.items
-        self._issued += frame.items
         self._add_batch(items)
         return True
 
@@ -197,6 +197,7 @@ class LocalQueue(Store[Item], Queue[Item]):
         with self._lock:
             items = self._take_items(count)
             self._held += len(items)
+            self._vacant -= len(items)
         if not items:
             return []
         try:
@@ -207,6 +208,7 @@ class LocalQueue(Store[Item], Queue[Item]):
     def confirm(self, count: int) -> None:
         with self._lock:
             self._held -= count
+            self._vacant += count
         self._ring_after(count)
 
     @property
@@ -233,8 +235,8 @@ class LocalQueue(Store[Item], Queue[Item]):
             return condition() or self._server is None
 
         with suppress(Full):
-            self._wait(is_over, is_over, bells, Full, time.monotonic() + timeout_s)
-        ring(bells)  # what this thread was woken for may be for another
+            self._wait(is_over, is_over, End(bells, Waited(), Full), time.monotonic() + timeout_s)
+        ring_one(bells)  # what this thread was woken for may be for another
 
     def _packed(self, item: Item) -> Frame | None:
         """`item` as a frame; None if it cannot be pickled, which is told to whoever flushes."""
@@ -247,6 +249,6 @@ class LocalQueue(Store[Item], Queue[Item]):
 
     def _take_place(self, item: Item, block: bool, timeout: float | None) -> None:
         with self._lock:
-            if self._closed_at is None and self._take_room(1):
+            if self._closed_at is None and self._take_credit():
                 return
-        self._wait_for_room(lambda: self._take_room(1), [item], block, timeout)
+        self._wait_for_room(self._take_credit, [item], block, timeout)

@@ -9,7 +9,7 @@ from operator import length_hint
 from sys import getsizeof
 
 from sage.errors import QueueError
-from sage.queues.bells import ring
+from sage.queues.bells import ring, ring_one
 from sage.queues.frames import Frame
 from sage.queues.local import LocalQueue
 from sage.queues.queue import BatchFull, Full, Item
@@ -49,7 +49,7 @@ class MeasuredQueue(LocalQueue[Item]):
                 self._bytes_in += size
                 self._append(item)
                 if self._getters:
-                    ring(self._getters)
+                    ring_one(self._getters)
                 return
         try:
             self._put_rest([item], block, timeout)
@@ -111,7 +111,7 @@ class MeasuredQueue(LocalQueue[Item]):
     def _takes_credit(self) -> bool:
         for _ in self._room:
             return True
-        return self._closed_at is None and self._take_room(1) > 0
+        return self._closed_at is None and self._take_credit() > 0
 
     def _put_some(self, items: list[Item]) -> int:
         sizes: list[int] = []

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from threading import get_ident
+from time import monotonic
 
 
 class Waited:
-    """The time that threads spent waiting for one thing. Each wait is a `with`."""
+    """The time that threads spent waiting for one thing. Each wait is a `with`, or from `begin` to `end`."""
 
     def __init__(self) -> None:
         self._over_s = 0.0
         self._since: dict[int, float] = {}
 
+    def begin(self) -> None:
+        """This thread waits, until its next call of `end`."""
+        self._since[get_ident()] = monotonic()
+
+    def end(self) -> None:
+        """It does not any more."""
+        self._over_s += monotonic() - self._since.pop(get_ident())
+
     def __enter__(self) -> None:
-        self._since[threading.get_ident()] = time.monotonic()
+        self.begin()
 
     def __exit__(self, *_: object) -> None:
-        self._over_s += time.monotonic() - self._since.pop(threading.get_ident())
+        self.end()
 
     @property
     def now(self) -> int:
@@ -27,5 +35,5 @@ class Waited:
     @property
     def seconds(self) -> float:
         """Of all threads together, up to this moment."""
-        now = time.monotonic()
+        now = monotonic()
         return self._over_s + sum(now - since for since in list(self._since.values()))
