@@ -9,6 +9,9 @@
     sink.py       the contract of sinks
     shipping.py   operators as bytes, and which attribute cannot be shipped
     check.py      every mistake that can be found before running
+    callables.py  what can be known of an operator without calling it
+    options.py    the options of each kind of step, and their values
+    topology.py   steps behind those that they take their input from
     compile.py    fusion into tasks
     graph.py      the ExecutionGraph that engines run
 """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sage.errors import PipelineError
-from sage.flow.check import CALLS, call_of, default_options, is_coroutine, is_operator_class, problems, topological
+from sage.flow.callables import call_of, is_coroutine, is_operator_class
+from sage.flow.check import problems
 from sage.flow.graph import RECORDS_PER_BATCH, Edge, ExecutionGraph, Mode, StepPlan, TaskPlan
+from sage.flow.options import CALLS, options_of
 from sage.flow.pipeline import Pipeline
 from sage.flow.step import ADAPTIVE, Kind, Step
+from sage.flow.topology import topological
 
 ASYNC_CONCURRENCY = 64
 """Calls in flight of an async step that asks for no number."""
@@ -34,7 +36,7 @@ def compile_pipeline(pipeline: Pipeline, processes: int = 1, *, on_cluster: bool
     plans = {step.name: _plan(step) for step in pipeline.steps}
     order = topological({name: plan.inputs for name, plan in plans.items()})
     if processes > 1 or on_cluster:
-        decided = {step.name for step in pipeline.steps if "parallelism" in _options(step)}
+        decided = {step.name for step in pipeline.steps if "parallelism" in options_of(step)}
         _spread(plans, order, decided, processes, on_cluster=on_cluster)
     return _fuse(pipeline.name, plans, order)
 
@@ -44,11 +46,6 @@ def check_pipeline(pipeline: Pipeline) -> None:
     found = problems(pipeline)
     if found:
         raise PipelineError.of(pipeline.name, found)
-
-
-def _options(step: Step) -> Mapping[str, Any]:
-    brought = default_options(step.operator) if step.kind in CALLS else {}
-    return {**brought, **step.options}
 
 
 def _spread(
@@ -83,7 +80,7 @@ def _plan(step: Step) -> StepPlan:
     operator = step.operator
     if is_operator_class(operator):
         operator = operator()
-    options = _options(step)
+    options = options_of(step)
     is_async = step.kind in CALLS and is_coroutine(call_of(operator))
     concurrency = options.get("concurrency", ASYNC_CONCURRENCY if is_async else 1)
     parallelism = options.get("parallelism", 1)

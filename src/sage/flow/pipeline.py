@@ -19,7 +19,7 @@ class Pipeline:
         pipeline = sage.Pipeline("squares")
         pipeline.read(Items(range(10))).map(lambda x: x * x).write(JsonLines("squares.jsonl"))
 
-    Nothing is checked until the pipeline is compiled (`sage.run`, `sage.compile`), so that
+    Nothing is checked until the pipeline is compiled (`sage.run`, `sage.compile_pipeline`), so that
     all mistakes are reported together.
     """
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
 ADAPTIVE = "adaptive"
-"""The value of `concurrency` that asks for the number of calls to be found."""
+"""The value of `concurrency` and `parallelism` that asks for the number to be found while the step runs."""
 OnError = Literal["dead_letter", "fail"] | Callable[[Any, Exception], Any]
 
 
