@@ -32,13 +32,13 @@ class Counting:
     """A call that costs money: each is noted. After `most` calls the run is cut off."""
 
     def __init__(self, most: int | None = None, result: Callable[[Any], Any] = lambda n: {"n": n}) -> None:
-        self._most = most  # a private attribute does not change what the step is
+        Path("most").write_text(str(most or 1_000_000))  # not an attribute, which would make it another step
         self.result = result
 
     def __call__(self, record: Any) -> Any:
         with open("bill", "a") as file:
             file.write(f"{record}\n")
-        if self._most is not None and paid() > self._most:
+        if paid() > int(Path("most").read_text()):
             raise Cut
         return self.result(record)
 
@@ -193,7 +193,9 @@ def test_another_job_is_recognised(change: dict[str, str], refused: str) -> None
 def test_a_changed_operator_is_called_again() -> None:
     assert run(calling(Counting(50))).status is sage.Status.FAILED
     before = paid()
-    assert run(calling(Counting(None, lambda n: {"n": n, "more": True}))).error is None
+    result = run(calling(Counting(None, lambda n: {"n": n, "more": True})))
+    assert result.error is None
+    assert any(notice.startswith("W312 step ") for notice in result.notices)
     assert before + 50 <= paid() <= before + 100  # those that no checkpoint has seen written are paid again, too
     assert {one["n"] for one in outputs() if "more" in one} >= set(range(50, 100))
 

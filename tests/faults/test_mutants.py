@@ -8,8 +8,8 @@ import pytest
 from harness import History, Hook, Workload
 
 from sage.errors import StorageError
-from sage.runtime.durability import directory, rows
-from sage.runtime.durability.directory import JOURNAL
+from sage.runtime.durability import rows
+from sage.runtime.durability.opening import EPOCH, JOURNAL
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.rows import Change, RowKind, Rows
 from sage.runtime.durable import Cut, Progress
@@ -101,7 +101,7 @@ def test_a_late_commit_of_an_earlier_run_is_refused(tmp_path: Path) -> None:
 def test_the_refusal_is_what_the_epoch_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the check dropped, the late commit goes through: the test above would see it."""
     monkeypatch.setattr(rows.Rows, "_check_epoch", lambda self: None)
-    Rows.create(tmp_path / JOURNAL, [Change(RowKind.META, directory.EPOCH, b"2")])
+    Rows.create(tmp_path / JOURNAL, [Change(RowKind.META, EPOCH, b"2")])
     late = journal_at(tmp_path, 1)
     late.apply([Change(RowKind.RESULT, b"late", b"=1")])
     assert late.get(RowKind.RESULT, b"late") == b"=1"

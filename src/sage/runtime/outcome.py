@@ -131,7 +131,7 @@ class RunResult:
     bill: tuple[StepBill, ...] = ()
     """With a job directory: what the calls of durable steps came to in this run."""
     notices: tuple[str, ...] = ()
-    """What to know of a run with a job directory, each with a code: W310, W311."""
+    """What to know of a run with a job directory, each with a code: W310, W311, W312."""
     goes_on: bool = False
     """The run has a job directory, from which another one goes on if this did not come to its end."""
 

@@ -8,6 +8,7 @@ off.
     slots.py        which calls were in flight when a process died
     manifest.py     what the job is, so that another one is recognised; fingerprint.py  what an operator is
     checkpoint.py   positions, outputs and states, all as of one moment
+    opening.py      how the directory is made, and made ready for the next run
     directory.py    all of it put together, as `durable.py` asks for it
     doubts.py       what of a pipeline is not kept as the rest is
     billing.py      what calls came to

@@ -12,10 +12,10 @@ from sage.errors import StorageError, UsageError
 from sage.runtime.durability.billing import by_run, wasted
 from sage.runtime.durability.blobs import Blobs
 from sage.runtime.durability.checkpoint import progress_of
-from sage.runtime.durability.directory import BLOBS, EPOCH, JOURNAL, LOCK, MANIFEST, STAGE
 from sage.runtime.durability.lock import JobLock
 from sage.runtime.durability.manifest import of_bytes
 from sage.runtime.durability.memo import entry_of, tokens_of
+from sage.runtime.durability.opening import BLOBS, EPOCH, JOURNAL, LOCK, MANIFEST, STAGE
 from sage.runtime.durability.rows import Row, RowKind, Rows
 from sage.runtime.durable import StepBill
 

@@ -1,18 +1,10 @@
 """The job directory: opened by the process that drives a run, and by its other hosts for the step journal alone.
 
-::
-
-    D/journal.db      the rows (and journal.db-wal while it is open)
-    D/job             the id of the job, so that a directory without its journal is not taken for a new one
-    D/lock            held by the run that is under way; its process id
-    D/calls-*         calls in flight, one file for each process
-    D/blobs/          results that are too large for a row
-    D/dead.jsonl      dead letters, unless they go elsewhere
+What is in it is told in `opening.py`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -27,16 +19,34 @@ from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress
 from sage.runtime.durability.doubts import doubts_of
 from sage.runtime.durability.journals import Journals
 from sage.runtime.durability.lock import JobLock
-from sage.runtime.durability.manifest import Manifest, check_inputs, check_same, manifest_of, of_bytes, to_bytes
+from sage.runtime.durability.manifest import (
+    Manifest,
+    changed_steps,
+    check_inputs,
+    check_same,
+    manifest_of,
+    of_bytes,
+    to_bytes,
+)
+from sage.runtime.durability.opening import (
+    BLOBS,
+    CALLS,
+    COMMITTING,
+    FINISHED,
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    STAGE,
+    begin,
+    deaths,
+    make,
+    recover,
+)
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.reuse import Reuse
-from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
-from sage.runtime.durability.slots import Slots, left_in_flight
+from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question, StepBill
-
-JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
-MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
-RUNNING, COMMITTING, FINISHED = b"running", b"committing", b"finished"
 
 
 class StepJournals(Journals):
@@ -125,12 +135,12 @@ class JobDirectory(StepJournals):
         """
         now = manifest_of(graph)
         self._doubts = doubts_of(graph)
-        _make(folder)
+        make(folder)
         self._lock = JobLock(folder / LOCK)
         try:
             if not (folder / JOURNAL).exists():
-                self._begin(folder, to_bytes(now))
-            epoch = _recover(folder)
+                begin(folder, to_bytes(now))
+            epoch = recover(folder)
             super().__init__(folder, epoch, failed, reuse=reuse)
         except BaseException:
             self._lock.close()
@@ -200,7 +210,7 @@ class JobDirectory(StepJournals):
         self._checkpoints.begin_again()
         files = [self.folder / f"{CALLS}{self.epoch}-{process}" for process in lost]
         left = [path for path in files if path.exists()]
-        self._recorder.wait(self._recorder.record(_deaths(self._rows, left, self.epoch + 1)))
+        self._recorder.wait(self._recorder.record(deaths(self._rows, left, self.epoch + 1)))
         for path in self.folder.glob(f"{CALLS}{self.epoch}-*"):
             if path.name != f"{CALLS}{self.epoch}-{os.getpid()}":
                 path.unlink()
@@ -247,28 +257,6 @@ class JobDirectory(StepJournals):
     def _sync_letters(self) -> None:
         self._sync()
 
-    def _begin(self, folder: Path, manifest: bytes) -> None:
-        if (folder / JOB).exists():
-            raise StorageError(
-                "E604", "the journal of the job is missing", at=str(folder / JOURNAL),
-                try_="put it back, or use another job directory",
-            )  # fmt: skip
-        ours = (LOCK, BLOBS, f"{JOURNAL}.new")  # and what SQLite puts beside it
-        foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)]
-        if foreign:
-            raise StorageError(
-                "E611", "the folder is not empty and is no job directory", at=str(folder),
-                got=", ".join(sorted(foreign)[:5]), try_="a folder that is empty, or not there",
-            )  # fmt: skip
-        Rows.create(
-            folder / JOURNAL,
-            [
-                Change(RowKind.META, MANIFEST, manifest),
-                Change(RowKind.META, EPOCH, b"0"),
-                Change(RowKind.META, STAGE, RUNNING),
-            ],
-        )
-
     def _continue(self, now: Manifest, discarded: Collection[str], failed: Callable[[SageError], None]) -> None:
         if self._meta(STAGE) == FINISHED:
             raise UsageError(
@@ -279,6 +267,8 @@ class JobDirectory(StepJournals):
             key.decode("utf-8", "surrogatepass"): progress_of(value) for key, value in self._rows.each(RowKind.POSITION)
         }
         check_inputs(self.manifest, now, self._progress, str(self.folder))
+        if self._known:
+            self._doubts += changed_steps(self.manifest, now)
         self._versions: dict[str, str] = {name: mark.version for name, mark in now.steps.items()}
         self._checkpoints = Checkpoints(
             self._recorder, self._sync_letters, failed, bill=self._bill, first=self.epoch << 40
@@ -303,56 +293,3 @@ class JobDirectory(StepJournals):
 
     def _version(self, plan: StepPlan) -> str:
         return self._versions[plan.name]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(folder.resolve().parent)
-    except OSError as error:
-        raise StorageError(
-            "E611", "the job directory cannot be used", at=str(folder), got=error.strerror, try_="another folder"
-        ) from error
-
-
-def _recover(folder: Path) -> int:
-    """Check everything, count the calls that died with earlier processes, and begin a new epoch."""
-    rows = Rows(folder / JOURNAL)
-    try:
-        rows.verify()
-        stored = rows.get(RowKind.META, EPOCH)
-        manifest = rows.get(RowKind.META, MANIFEST)
-        if stored is None or manifest is None:
-            raise StorageError("E604", "a journal is damaged", at=str(rows.path), got="no epoch, or no manifest")
-        epoch = int(stored) + 1
-        left = sorted(folder.glob(f"{CALLS}*"))
-        changes = [Change(RowKind.META, EPOCH, str(epoch).encode()), *_deaths(rows, left, epoch)]
-        rows.apply(changes)
-    finally:
-        rows.close()
-    for path in left:
-        path.unlink()
-    (folder / JOB).write_text(of_bytes(manifest).job + "\n")
-    return epoch
-
-
-def _deaths(rows: Rows, left: Sequence[Path], epoch: int) -> list[Change]:
-    """Each call that was in flight, and has no result, has died once more; the file of a process that this was done for
-    is known by its name."""
-    changes: list[Change] = []
-    lost: dict[str, int] = {}
-    for path in left:
-        if path.name.removeprefix(CALLS).split("-")[0] != str(epoch - 1):
-            continue  # of an earlier run: counted already, though the file could not be removed then
-        for call in left_in_flight(path):
-            if rows.get(RowKind.RESULT, call.key) is None:
-                before = rows.get(RowKind.DEATHS, call.key)
-                times = 1 + (0 if before is None else int(before.split(b"\n")[0]))
-                told = json.dumps([call.step, call.rid]).encode()
-                changes.append(Change(RowKind.DEATHS, call.key, b"%d\n%s" % (times, told)))
-                lost[call.step] = lost.get(call.step, 0) + 1
-    if lost:
-        counts = {step: {"lost": number} for step, number in lost.items()}
-        key = f"{epoch - 1}-lost-{left[0].name}".encode()
-        changes.append(Change(RowKind.BILL, key, codec.encode(counts)))
-    return changes

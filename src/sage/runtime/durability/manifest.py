@@ -84,6 +84,15 @@ def check_same(stored: Manifest, now: Manifest, at: str, discarded: Collection[s
             _check_step(name, mark, now.steps.get(name), at)
 
 
+def changed_steps(stored: Manifest, now: Manifest) -> tuple[str, ...]:
+    """A line for each durable step that is another one now: what it gave before is not looked up."""
+    return tuple(
+        f"W312 step {name!r} has changed since the job began: results of its earlier runs are not used"
+        for name, mark in now.steps.items()
+        if mark.durable and (before := stored.steps.get(name)) is not None and before.version != mark.version
+    )
+
+
 def check_inputs(stored: Manifest, now: Manifest, finished: Mapping[str, Progress], at: str) -> None:
     """Raise `StorageError` E607 if a part of the input that is not finished is there no more."""
     for partition in stored.inputs:
