@@ -11,6 +11,7 @@
     priority.py         bands with ageing
     adaptive.py         the default: late binding, by expected time to finish
     learning.py         what a record costs and how quick a node is, from what was observed
+    group.py            candidates for work, kept up by what they were given and have done
     limiter.py          how many calls something should have in flight, found by feedback
     queued.py           how many, at a server that lets them wait and shares itself out
 
@@ -20,14 +21,16 @@ Everything here is pure: no clock, no sleep, no I/O. Schedulers keep no state be
 from sage.errors import SchedulingError
 from sage.scheduling.adaptive import Adaptive
 from sage.scheduling.fifo import Fifo
+from sage.scheduling.group import Group
 from sage.scheduling.learning import Costs, Speeds
 from sage.scheduling.load_aware import LoadAwarePack, LoadAwareSpread
 from sage.scheduling.priority import Priority
 from sage.scheduling.round_robin import RoundRobin
-from sage.scheduling.scheduler import Decision, Scheduler, names, register, scheduler_named
+from sage.scheduling.scheduler import DEFAULT, Decision, Scheduler, names, register, scheduler_named
 from sage.scheduling.view import Cluster, Node, Replica, Task, Work
 
 __all__ = [
+    "DEFAULT",
     "Scheduler",
     "Decision",
     "register",
@@ -44,6 +47,7 @@ __all__ = [
     "LoadAwarePack",
     "Priority",
     "Adaptive",
+    "Group",
     "Costs",
     "Speeds",
     "SchedulingError",

@@ -76,6 +76,6 @@ def _finish_s(work: Work, replica: Replica) -> float:
     if replica.is_free:
         return work.cost_s / replica.speed
     ahead_s = replica.backlog_s / (replica.slots * replica.speed)
-    if ahead_s < AHEAD_S and replica.queued < replica.slots:
+    if ahead_s < AHEAD_S and (ahead_s > 0 or replica.queued < replica.slots):  # 0: nobody knows yet what it costs
         return ahead_s + work.cost_s / replica.speed
     return inf

@@ -13,6 +13,7 @@ from sage.scheduling.view import Cluster, Replica, Task, Work
 Choice = TypeVar("Choice")
 _KINDS: dict[str, type[Scheduler]] = {}
 Kind = TypeVar("Kind", bound="type[Scheduler]")
+DEFAULT = "adaptive"
 
 
 @dataclass(frozen=True, slots=True)

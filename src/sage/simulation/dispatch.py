@@ -10,52 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from math import isqrt
 
-from sage.scheduling import Costs, Replica, Scheduler, Speeds, Work
+from sage.scheduling import Group, Scheduler, Work
 from sage.simulation.agenda import Agenda
 from sage.simulation.task import Task
 
 FLAT = 64
-STEP = "step"
-
-
-class Group:
-    """Candidates for work, as a scheduler sees them; what they cost and how quick they are is learned, not told."""
-
-    def __init__(self, names: Sequence[str], slots: Sequence[int]) -> None:
-        self.views = [Replica(name, count) for name, count in zip(names, slots, strict=True)]
-        self.costs = Costs()
-        self._speeds = Speeds()
-        self._outstanding = [0] * len(self.views)
-        self._weight = [0.0] * len(self.views)
-
-    @property
-    def given(self) -> list[int]:
-        return [view.given for view in self.views]
-
-    def give(self, index: int, task: Task) -> None:
-        """It is on its way there."""
-        self._outstanding[index] += 1
-        self._weight[index] += task.demand.weight
-        self._look(index, 1)
-
-    def take_back(self, index: int, task: Task, took_s: float) -> None:
-        """It was done there, in `took_s`."""
-        name = self.views[index].node
-        weight = task.demand.weight
-        self._speeds.observe(name, self.costs.of(STEP, weight), took_s)
-        self.costs.observe(STEP, weight, took_s, self._speeds.of(name))
-        self._outstanding[index] -= 1
-        self._weight[index] -= weight
-        self._look(index, 0)
-
-    def _look(self, index: int, given: int) -> None:
-        old = self.views[index]
-        outstanding = self._outstanding[index]
-        running = min(outstanding, old.slots)
-        backlog_s = self.costs.of(STEP, self._weight[index])
-        self.views[index] = Replica(
-            old.node, old.slots, running, outstanding - running, backlog_s, self._speeds.of(old.node), old.given + given
-        )
 
 
 def cells_for(nodes: int) -> int:
@@ -116,9 +75,9 @@ class SimulatedDispatcher:
     def done(self, task: Task, took_s: float) -> None:
         """A node says so."""
         cell, node = task.node % self._cell_count, task.node // self._cell_count
-        self._cells[cell].take_back(node, task, took_s)
+        self._cells[cell].take_back(node, task.demand.weight, took_s)
         if self._cell_count > 1:
-            self._top.take_back(cell, task, took_s)
+            self._top.take_back(cell, task.demand.weight, took_s)
         self._asked = False
 
     def settle(self) -> None:
@@ -141,9 +100,9 @@ class SimulatedDispatcher:
             del self._lines[task.demand.band, task.job]
         self._waiting_weight -= task.demand.weight
         self._attained[task.job] = self._attained.get(task.job, 0.0) + work.cost_s / self._weights[task.job]
-        self._cells[cell].give(node, task)
+        self._cells[cell].give(node, task.demand.weight)
         if self._cell_count > 1:
-            self._top.give(cell, task)
+            self._top.give(cell, task.demand.weight)
         task.node = node * self._cell_count + cell
         task.line_s += self._agenda.now - task.since_s
         task.since_s = self._agenda.now
@@ -160,16 +119,16 @@ class SimulatedDispatcher:
         return heads[first], works[first]
 
     def _work(self, task: Task) -> Work:
-        cost_s = self._costs.of(STEP, task.demand.weight)
+        cost_s = self._learned.cost_s(task.demand.weight)
         waited_s = self._agenda.now - task.intended_s
         return Work(cost_s, waited_s, task.demand.band, task.job, self._attained.get(task.job, 0.0))
 
     @property
-    def _costs(self) -> Costs:
-        return (self._top if self._cell_count > 1 else self._cells[0]).costs
+    def _learned(self) -> Group:
+        return self._top if self._cell_count > 1 else self._cells[0]
 
     def _choose(self, task: Task, work: Work) -> tuple[int, int] | None:
-        waiting_s = self._costs.of(STEP, self._waiting_weight)
+        waiting_s = self._learned.cost_s(self._waiting_weight)
         cell: int | None = 0
         if self._cell_count > 1:
             self.decisions += 1
