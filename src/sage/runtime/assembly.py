@@ -71,7 +71,7 @@ class Wiring:
         return self.inboxes(task)[instance if task.keyed else 0]
 
     def supply(self, task: TaskPlan, instance: int, worker: str) -> Supply:
-        """Where the one worker of an instance takes its records from."""
+        """Where a worker of an instance takes its records from."""
         return self.inbox(task, instance)
 
     def connection(self, edge: Edge, worker: str) -> Target:
@@ -220,8 +220,7 @@ class _Assembler:
         elif turns is not None:
             body = turns.body(first, held, context.ledger, replica)
         else:
-            several = task.mode is Mode.THREADS
-            supply = self._wiring.inbox(task, instance) if several else self._wiring.supply(task, instance, name)
+            supply = self._wiring.supply(task, instance, name)
             full = self._graph.steps[task.name].batch_size is not None
             body = (
                 inbox_body(head, supply, task.take, context.ledger, full=full)

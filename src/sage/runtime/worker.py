@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from sage.runtime.ledger import Ledger
 from sage.runtime.order import OrderGate
 from sage.runtime.reading import SourceStage
 from sage.runtime.replicas import Replica
+from sage.runtime.rhythm import Rhythm
 from sage.runtime.stage import Stage, Target
 
 
@@ -107,6 +109,21 @@ def inbox_body(head: Target, inbox: Supply, take: int, ledger: Ledger, *, full: 
         while (batch := inbox.take(take, full=full)) is not None:
             head.push(batch)
             ledger.publish()
+        head.finish()
+
+    return run
+
+
+def gathering_body(head: Target, inbox: Supply, take: int, ledger: Ledger, rhythm: Rhythm) -> Callable[[], None]:
+    """Like `inbox_body`, in turns."""
+
+    def run() -> None:
+        while (batch := inbox.take(take)) is not None:
+            rhythm.took(len(batch), time.monotonic())
+            head.push(batch)
+            ledger.publish()
+            if rest_s := rhythm.rest_s(time.monotonic()):
+                time.sleep(rest_s)
         head.finish()
 
     return run
