@@ -10,7 +10,8 @@ Used in a thread of the test process::
 Each chat completion takes the next word of the script; after the last one every answer is good. The words:
 
 =================  ===============================================================================================
-``ok``             a good answer, streamed if it was asked for as a stream: ``ok: <the last message>``
+``ok``             a good answer, streamed if it was asked for as a stream: ``ok: <the last message>``, or, where a
+                   JSON schema was asked for, a value that fits
 ``ok:TEXT``        a good answer that says TEXT
 ``slow:SECONDS``   a good answer after a while
 ``json``           a good answer that is not streamed, although a stream was asked for
@@ -56,6 +57,7 @@ from aiohttp import web
 
 from ports import free_port
 from sage.llm.listening import HttpListener
+from sage.llm.simulated.schema import example_of
 
 MODEL = "test-model"
 DONE = b"data: [DONE]\n\n"
@@ -172,7 +174,8 @@ class Exchange:
 
     @property
     def text(self) -> str:
-        return f"ok: {self.seen.body['messages'][-1]['content']}"
+        asked = self.seen.body.get("response_format", {}).get("json_schema")
+        return json.dumps(example_of(asked["schema"])) if asked else f"ok: {self.seen.body['messages'][-1]['content']}"
 
     async def good(self, text: str, finish_reason: str = "stop") -> web.StreamResponse:
         if not self.seen.body.get("stream"):

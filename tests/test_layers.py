@@ -41,9 +41,9 @@ MAY: dict[str, set[str]] = {
 TOP = {"__init__", "__main__", "bench", "dashboard", "cli"}
 """These use the public names of everything."""
 LAZY_PACKAGES = {
-    "aiohttp", "asyncio", "cloudpickle", "csv", "gzip", "importlib", "inspect", "llvmlite", "msgspec", "numpy", "onnx",
-    "onnxruntime", "pyarrow", "ray", "resource", "rich", "safetensors", "sqlalchemy", "sqlite3", "tantivy",
-    "tokenizers", "tomllib", "usearch", "uvloop", "concurrent",
+    "aiohttp", "asyncio", "cloudpickle", "concurrent", "csv", "fastjsonschema", "gzip", "importlib", "inspect",
+    "llvmlite", "msgspec", "numpy", "onnx", "onnxruntime", "pyarrow", "ray", "resource", "rich", "safetensors",
+    "sqlalchemy", "sqlite3", "tantivy", "tokenizers", "tomllib", "usearch", "uvloop",
 }  # fmt: skip
 """What functions may import when they are called: optional, or slow to import."""
 LAZY_MODULES = {

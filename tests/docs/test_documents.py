@@ -36,7 +36,7 @@ def run(block: Block, folder: Path, names: dict[str, Any], endpoint: Misbehaving
     elif block.order == "not run":
         return
     elif block.language == "python":
-        exec(compile(block.text.replace(URL, endpoint.url), block.place, "exec"), names)
+        exec(compile(block.text.replace(URL, endpoint.url), block.place, "exec", dont_inherit=True), names)
     elif block.language == "console":
         for command, shown in commands_in(block):
             said = say(command, folder, {"COLUMNS": "100"})

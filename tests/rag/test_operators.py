@@ -111,6 +111,17 @@ def test_a_template_that_asks_for_what_is_not_there():
         Prompt("{tone}")({"question": "x", "passages": []})
 
 
+def test_a_prompt_without_passages_needs_no_more_than_its_template_names():
+    prompt = Prompt("Good or bad? {text} ({stars} stars)")
+    assert prompt({"text": "fine", "stars": 4})["prompt"] == [
+        {"role": "user", "content": "Good or bad? fine (4 stars)"}
+    ]
+    with pytest.raises(RecordError, match=r"E461 .* 'text': got the keys body, stars"):
+        prompt({"body": "fine", "stars": 4})
+    with pytest.raises(RecordError, match=r"E461 .* 'text': got None"):
+        prompt({"text": None, "stars": 4})
+
+
 def test_quotes_are_exact_and_say_where_they_stand():
     done = Extract(model="hashing", min_evidence=0.1, max_sentences=1)(
         {"question": "is the shortest one its end", "passages": PASSAGES}

@@ -14,7 +14,7 @@ manifest
 fusion                              one ranking from two
 build, index                        an index as a whole: written, and searched
 embed, retrieve, prompt, generate,  the steps of a pipeline
-extract, quotes, adapters
+extract, quotes, shape, adapters
 library                             all of it in two calls: index some files, ask a question
 ==================================  =====================================================================
 

@@ -51,11 +51,16 @@ class Embed(Operator):
 
 def text_field(record: Any, field: str, operator: str) -> str:
     """``record[field]``; raises `RecordError` E461 if that is not a text."""
-    if not isinstance(record, dict):
-        raise RecordError("E461", f"{operator} takes dicts", got=record, expected=f"a dict with the key {field!r}")
-    text = record.get(field)
+    text = checked(record, operator).get(field)
     if not isinstance(text, str):
         raise RecordError(
             "E461", "the record has no such text", at=f"{operator}, key {field!r}", got=text, expected="a text"
         )
     return text
+
+
+def checked(record: Any, operator: str) -> Record:
+    """`record`; raises `RecordError` E461 if that is not a dict."""
+    if not isinstance(record, dict):
+        raise RecordError("E461", f"{operator} takes dicts", got=record)
+    return record

@@ -16,7 +16,8 @@ DEFAULT_MIN_EVIDENCE = 0.5
 
 
 class Extract(Operator):
-    """Adds ``answer``, ``sources`` and ``answered_by: "extractive"``: the best sentences of the passages, quoted.
+    """Adds ``answer`` (or what `into` says), ``sources`` and ``answered_by: "extractive"``: the best sentences of the
+    passages, quoted.
 
     The answer is made of quotes and the numbers of the passages that they stand in, like [1]; nothing is reworded, only
     the line breaks inside prose are taken out.
@@ -29,12 +30,14 @@ class Extract(Operator):
         *,
         field: str = "question",
         passages: str = "passages",
+        into: str = "answer",
         max_sentences: int = 3,
         min_evidence: float = DEFAULT_MIN_EVIDENCE,
         model: str = MODEL_NAME,
     ) -> None:
         self.field = field
         self.passages = passages
+        self.into = into
         self.max_sentences = max_sentences
         self.min_evidence = min_evidence
         self.model = model
@@ -70,7 +73,7 @@ class Extract(Operator):
                 }
             )
         answer = "\n".join(f"{quote.shown} [{quote.passage + 1}]" for quote in quotes) or NO_ANSWER
-        return {**record, "answer": answer, "sources": sources, "answered_by": "extractive"}
+        return {**record, self.into: answer, "sources": sources, "answered_by": "extractive"}
 
     def close(self) -> None:
         self._embedder = None

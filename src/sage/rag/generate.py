@@ -7,19 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sage import settings
-from sage.errors import RecordError
+from sage.errors import PipelineError, RecordError
 from sage.flow.admission import Admission
 from sage.flow.operator import Operator, OperatorContext
 from sage.llm.sharing import Address, PoolUser, join
 from sage.rag.embed import Record
 from sage.rag.extract import Extract
+from sage.rag.shape import Shape
 
 
 class Generate(Operator):
-    """Adds ``answer``, ``sources`` and ``answered_by`` to a record with a ``prompt`` (see `Prompt`).
+    """Adds ``answer`` (or what `into` says) and ``answered_by`` to a record with a ``prompt`` (see `Prompt`), and
+    ``sources`` to one with passages.
 
     With an endpoint ``answered_by`` is the model's name, ``sources`` are the passages that were given to it, and
-    ``usage`` counts its tokens. It is the one at `url` (several that serve the same model: a list), else SAGE's gateway
+    ``usage`` counts its tokens. With a `schema` (see `sage.rag.shape.Shape`) the model is asked for JSON of that shape,
+    and the answer is its values: dicts, lists, texts, numbers. One of another shape is asked for again, as often as the
+    step's ``retries`` say.
+
+    The endpoint is the one at `url` (several that serve the same model: a list), else SAGE's gateway
     (the setting ``gateway_url``), else those of ``llm_url``. Without one, `Extract` answers with quotes, and
     ``answered_by`` says so. `key` and `model` default to the settings, too. Whether an endpoint is there, and takes
     the key and the model, is found out before the first record is read.
@@ -41,6 +47,8 @@ class Generate(Operator):
         seed: int | None = None,
         prompt: str = "prompt",
         passages: str = "passages",
+        into: str = "answer",
+        schema: Any = None,
         without_endpoint: Extract | None = None,
     ) -> None:
         self.url = url
@@ -51,14 +59,24 @@ class Generate(Operator):
         self.seed = seed
         self.prompt = prompt
         self.passages = passages
-        self.without_endpoint = without_endpoint or Extract(passages=passages)
+        self.into = into
+        self.shape = None if schema is None else Shape(schema)
+        self.without_endpoint = without_endpoint or Extract(passages=passages, into=into)
         self._model = model
         self._user: PoolUser | None = None
 
     def check(self) -> None:
         """Raise the `SageError` that `open` would raise without connecting to anything."""
-        if self._address(settings.load()) is None:
-            self.without_endpoint.check()
+        if self.shape is not None:
+            self.shape.open()
+        if self._address(settings.load()) is not None:
+            return
+        if self.shape is not None:
+            raise PipelineError(
+                "E268", "answers of a given shape need a model", at="Generate(schema=...)", got="no endpoint",
+                try_="SAGE_LLM_URL, or Generate(url=...)",
+            )  # fmt: skip
+        self.without_endpoint.check()
 
     async def open(self, context: OperatorContext | None = None) -> None:  # type: ignore[override]  # may be async
         found = settings.load()
@@ -81,6 +99,11 @@ class Generate(Operator):
 
     async def __call__(self, record: Record) -> Record:
         if self._user is None:
+            if self.passages not in record:
+                raise RecordError(
+                    "E461", "no endpoint is set, and the record has no passages to quote", at="Generate",
+                    try_="SAGE_LLM_URL, or Generate(url=...)",
+                )  # fmt: skip
             return await asyncio.to_thread(self.without_endpoint, record)
         messages = record.get(self.prompt)
         if isinstance(messages, str):
@@ -91,12 +114,18 @@ class Generate(Operator):
                 expected="chat messages or a text, as Prompt makes them",
             )  # fmt: skip
         completion = await self._user.complete(
-            messages, model=self._model, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
+            messages,
+            model=self._model,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            **(self.shape.asked_for() if self.shape is not None else {}),
         )
+        sources = {"sources": _sources(record[self.passages] or [])} if self.passages in record else {}
         return {
             **record,
-            "answer": completion.text,
-            "sources": _sources(record.get(self.passages) or []),
+            self.into: completion.text if self.shape is None else self.shape.read(completion),
+            **sources,
             "answered_by": completion.model,
             "usage": {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens},
         }

@@ -1,4 +1,4 @@
-"""Prompt: a question and its passages as chat messages, as a step of a pipeline."""
+"""Prompt: a record, say a question and its passages, as chat messages; a step of a pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from sage.errors import PipelineError, RecordError
 from sage.flow.operator import Operator
-from sage.rag.embed import Record, text_field
+from sage.rag.embed import Record, checked
 
 SYSTEM = (
     "Answer the question from the numbered passages alone, briefly. Put the numbers of the passages that you used "
@@ -19,11 +19,12 @@ TEMPLATE = "Passages:\n\n{passages}\n\nQuestion: {question}"
 
 
 class Prompt(Operator):
-    """Adds ``record["prompt"]``: chat messages made of the question and the passages that `Retrieve` found.
+    """Adds ``record["prompt"]`` (or what `into` says): chat messages made of the record, for `Generate`.
 
-    `template` is the user's message. ``{passages}`` stands for the passages, numbered [1], [2], ...; ``{any_key}`` for
-    the value of that key of the record; braces are doubled to stand for themselves. Values are put in as they are:
-    nothing in a record is ever taken for a template. `system` is the system message, or None for none.
+    `template` is the user's message. ``{any_key}`` stands for the value of that key of the record, ``{passages}`` for
+    what `Retrieve` found, numbered [1], [2], ...; braces are doubled to stand for themselves. Values are put in as they
+    are: nothing in a record is ever taken for a template. `system` is the system message, or None for none; the default
+    is about passages, and left out where the template has none.
     """
 
     def __init__(
@@ -31,20 +32,20 @@ class Prompt(Operator):
         template: str = TEMPLATE,
         *,
         system: str | None = SYSTEM,
-        field: str = "question",
         passages: str = "passages",
         into: str = "prompt",
     ) -> None:
+        self._parts = parse_template(template)
+        self._keys = {key for _, key in self._parts if key is not None}
         self.template = template
-        self.system = system
-        self.field = field
+        self.system = None if system == SYSTEM and "passages" not in self._keys else system
         self.passages = passages
         self.into = into
-        self._parts = parse_template(template)
 
     def __call__(self, record: Record) -> Record:
-        text_field(record, self.field, "Prompt")
-        values = {**record, "passages": number_passages(passages_of(record, self.passages, "Prompt"))}
+        values = checked(record, "Prompt")
+        if "passages" in self._keys:
+            values = {**values, "passages": number_passages(passages_of(record, self.passages, "Prompt"))}
         content = "".join(text + ("" if key is None else _value(values, key)) for text, key in self._parts)
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {**record, self.into: [*messages, {"role": "user", "content": content}]}
@@ -89,6 +90,10 @@ def passages_of(record: Record, key: str, operator: str) -> list[Mapping[str, An
 
 
 def _value(record: Record, key: str) -> str:
-    if key not in record:
-        raise RecordError("E461", "the record lacks what the template asks for", at=f"Prompt, key {key!r}")
-    return str(record[key])
+    value = record.get(key)
+    if value is None:
+        raise RecordError(
+            "E461", "the record lacks what the template asks for", at=f"Prompt, key {key!r}",
+            got=f"the keys {', '.join(map(str, record))}" if key not in record else "None",
+        )  # fmt: skip
+    return str(value)
