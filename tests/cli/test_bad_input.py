@@ -14,6 +14,7 @@ import pytest
 from cli.command_line import SAGE, environment, sage, write_pipeline
 from patience import DEADLINE_S
 from sage.cli.main import main
+from sage.cli.near_miss import meant
 
 SQUARES = (
     'pipeline = sage.Pipeline("squares")',
@@ -162,6 +163,7 @@ def test_a_file_without_a_pipeline_or_with_several(tmp_path: Path) -> None:
     [
         ("raise ValueError('no luck')", "E250 the file raised an error at flow.py:5: got ValueError('no luck')"),
         ("import no_such_module", "E250 the file raised an error at flow.py:5: got ModuleNotFoundError("),
+        ("sage.Pipeline('p').reed(1)", "E250 the file raised an error at flow.py:5: got AttributeError("),
         ("def broken(:", "E251 the file is not valid Python at flow.py:5: got invalid syntax"),
         ("sage.Pipeline('p').read(Items('text'))", "E217 Items needs an iterable"),
         (
@@ -175,6 +177,26 @@ def test_errors_of_the_file_name_its_line(tmp_path: Path, line: str, says: str) 
     done = sage("run", "flow.py", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith(says), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "suggestion"),
+    [
+        ("from sage import CSV", "from sage.connectors import Csv"),
+        ("from sage.connectors import Generate", "from sage.rag import Generate"),
+        ("import sage; sage.Pipline", "from sage import Pipeline"),
+        ("import sage; sage.Pipeline('p').mapp", "one of name, read, steps"),
+        ("import sage; sage.Pipeline('p').reads", ".read"),
+        ("from sage import nothing_of_the_kind", None),
+        ("from json import lods", None),
+        ("''.splitt", None),
+        ("1 / 0", None),
+    ],
+)
+def test_what_was_probably_meant(line: str, suggestion: str | None) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 -- each line raises its own
+        exec(line, {})
+    assert meant(raised.value) == suggestion
 
 
 def test_the_traceback_is_there_when_asked_for(tmp_path: Path) -> None:

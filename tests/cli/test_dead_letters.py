@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import Running, sage, write_pipeline
+from sage.cli.reasons import kinds_of, told
 
 FLOW = (
     "from pathlib import Path",
@@ -64,8 +65,24 @@ def test_list_and_show(failed: Path) -> None:
     assert "ValueError: three" in table.stdout
     shown = sage("dead-letters", "show", DEAD, letters[-1]["rid"], cwd=failed).stdout
     assert "input:     " in shown
+    assert sage("dead-letters", "show", DEAD, cwd=failed).stdout.startswith(f"rid:       {letters[0]['rid']}\n")
     missing = sage("dead-letters", "show", DEAD, "no-such-rid", cwd=failed)
     assert (missing.returncode, missing.stderr[:4]) == (2, "E127")
+
+
+def test_letters_are_put_together_by_step_and_reason(tmp_path: Path) -> None:
+    reasons = [*["KeyError: 'a'"] * 3, "KeyError: 'b'", "E461 no text", *["E461 no key"] * 2, "E473 cut", "text"]
+    lines = [json.dumps({"rid": "r", "step": "s", "reason": reason}) for reason in reasons]
+    (tmp_path / DEAD).write_text("\n".join(lines))
+    kinds = kinds_of(tmp_path / DEAD)
+    assert [(kind.count, kind.example) for kind in kinds[:2]] == [(4, "KeyError: 'a'"), (3, "E461 no text")]
+    first, second, _, rest = told(kinds, 24)
+    assert [first, second, rest] == [
+        "    4 at s: KeyError:...",
+        "    3 at s: E461 no text",
+        "    1 for other reasons",
+    ]
+    assert kinds_of(tmp_path / "absent.jsonl") == []
 
 
 def test_letters_enter_where_they_failed_and_leave_when_they_succeed(failed: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,12 @@ def list_letters(file: str, to_json: bool) -> None:
 
 @dead_letters.command("show")
 @click.argument("file")
-@click.argument("rid")
+@click.argument("rid", default="")
 @debug_option
 def show_letter(file: str, rid: str) -> None:
-    """Show all that is known of the dead letter RID in FILE. The end of a rid is enough."""
-    found = [letter for letter in _letters(file) if letter.rid.endswith(rid.removeprefix("..."))]
+    """Show all that is known of the dead letter RID in FILE, or of the first one. The end of a rid is enough."""
+    wanted = (letter for letter in _letters(file) if letter.rid.endswith(rid.removeprefix("...")))
+    found = list(wanted if rid else islice(wanted, 1))
     if not found:
         raise UsageError(
             "E127", "there is no dead letter with this rid", at=shorten(file), got=rid,

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sage.cli.figures import count, seconds, step_table
+from sage.cli.reasons import kinds_of, told
 from sage.connectors.output import FileSink
 from sage.connectors.sqlite import SQLite
 from sage.errors import SageError, shorten
@@ -20,8 +21,7 @@ from sage.runtime.outcome import RunResult, Status
 
 def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     """The lines that end a run: figures of the steps, how it ended, the account, where everything is."""
-    rates = {step.name: _per_second(step.received, result) for step in result.steps}
-    lines = step_table(result.steps, rates, bottleneck_of(result), _width(), running=False)
+    lines = _table(result) if result.account.read or result.error is None else []
     ended = f"{result.pipeline}: {result.status} in {seconds(result.elapsed_s)}"
     ended += f", {count(_per_second(result.account.read, result))} records/s"
     lines += [ended, f"  {result.account}"]
@@ -44,7 +44,13 @@ def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     if result.dead_letters is not None:
         shown = shorten(str(result.dead_letters), 300)
         lines.append(f"  dead letters are in {shown} (sage dead-letters list {shown})")
+        lines += told(kinds_of(result.dead_letters), _width())
     return lines
+
+
+def _table(result: RunResult) -> list[str]:
+    rates = {step.name: _per_second(step.received, result) for step in result.steps}
+    return step_table(result.steps, rates, bottleneck_of(result), _width(), running=False)
 
 
 def as_json(result: RunResult, pipeline: Pipeline) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType, TracebackType
 
 from sage.cli.files import read_file
+from sage.cli.near_miss import meant
 from sage.errors import PipelineError, SageError, UsageError, shorten
 from sage.flow.pipeline import Pipeline
 from sage.runtime.run import RUNNER, Runner
@@ -64,7 +65,7 @@ def pipeline_of(module: ModuleType, path: str, name: str | None = None) -> Pipel
     if len(found) > 1:
         raise UsageError(
             "E126", "there are several pipelines in this file", at=shorten(path), got=", ".join(names),
-            try_=f"--pipeline {names[0]}",
+            try_=f"--pipeline {names[0]}" if len(set(names)) == len(names) else "a name of its own for each",
         )  # fmt: skip
     return found[0]
 
@@ -85,10 +86,7 @@ def _execute(code: types.CodeType, module: ModuleType, path: str) -> None:
         raise
     except Exception as error:
         raise PipelineError(
-            "E250",
-            "the file raised an error",
-            at=_place(error.__traceback__, path),
-            got=error,
+            "E250", "the file raised an error", at=_place(error.__traceback__, path), got=error, try_=meant(error)
         ) from error
 
 

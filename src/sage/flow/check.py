@@ -63,7 +63,7 @@ def _option_problems(step: Step) -> Iterator[PipelineError]:
             hint = f"{near[0]}=" if near else f"one of: {', '.join(sorted([*allowed, 'name']))}"
             yield PipelineError("E214", f"{step.kind} has no option {option!r}", at=_at(step), try_=hint)
         elif complaint := complaint_about(option, value):
-            yield PipelineError("E216", f"bad value for {option}", at=_at(step), got=value, expected=complaint)
+            yield PipelineError("E216", f"bad value for {option}", at=_at(step), got=repr(value), expected=complaint)
     yield from _adaptive_problems(step, options)
 
 
