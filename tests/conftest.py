@@ -31,6 +31,7 @@ settings.load_profile("sage")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_process(reason): about something that only exists inside one process")
+    config.addinivalue_line("markers", "once: the same on every engine; on one of them, unless --ray all asks for more")
     config.addinivalue_line("markers", "ray: runs on a Ray cluster")
     config.addinivalue_line("markers", "thorough: only where it is asked for (make test-ray)")
     config.addinivalue_line("markers", "root: needs root; skipped on a laptop, an error where CI=true")

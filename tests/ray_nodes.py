@@ -37,9 +37,14 @@ def connected(to: cluster.Cluster) -> Iterator[Any]:
 
 
 def is_left_out(item: pytest.Item, which: str) -> bool:
-    """Whether the item is a test of engines on Ray and not in the sample, which is the same on every run."""
+    """Whether the item is left to `make test-ray`.
+
+    So are tests of engines on Ray that are not in the sample, which is the same on every run, and those that say the
+    same on every engine, beyond the first.
+    """
     if which == "all":
         return False
     on_ray = "engine" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is not None
     is_thorough = item.get_closest_marker("thorough") is not None
-    return is_thorough or (on_ray and zlib.crc32(item.name.encode()) % ONE_IN > 0)
+    is_again = item.get_closest_marker("once") is not None and "[local" not in item.name
+    return is_thorough or is_again or (on_ray and zlib.crc32(item.name.encode()) % ONE_IN > 0)
