@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import sqlite3
+from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sage.connectors import Csv, Directory, Items, JsonLines, Parquet, SQLite, Text
+from sage.connectors import Csv, Directory, Items, JsonLines, KeyValue, Parquet, SQLite, Text
+from sage.errors import SinkError
+from sage.flow.sink import SinkContext
 from sage.flow.source import Source
 from sage.testing import check_sink, check_source
 
@@ -156,3 +160,37 @@ def test_sqlite_sink(tmp_path: Path) -> None:
 
     refused = [{"n": float("nan")}, {"n": 1 << 63}, {"n": "\ud800"}, {"n": 1, "other": 2}, "no row"]
     check_sink(SQLite(path, "answers"), rows, refused=refused)
+
+
+@pytest.mark.parametrize("key", [None, "n"])
+def test_key_value_sink(tmp_path: Path, key: str | None) -> None:
+    sink = KeyValue(tmp_path / "out.kv", key)
+
+    def values() -> list[Any]:
+        if not (tmp_path / "out.kv").exists():
+            return []
+        with closing(sink.entries()) as entries:
+            return sorted(entries.values(), key=itemgetter("n"))
+
+    refused = [{"n": object()}] if key is None else [{"n": None}, {"m": 1}, {"n": "\ud800"}, {"n": True}, "text"]
+    check_sink(sink, values, refused=refused)
+
+
+def test_a_record_that_comes_again_does_not_replace_a_newer_one(tmp_path: Path) -> None:
+    sink = KeyValue(tmp_path / "out.kv", "user")
+    for batch in ([("ann", 1, "in/0"), ("bob", 2, "in/1"), ("ann", 3, "in/2")], [("ann", 1, "in/0")]):
+        writer = sink.open(SinkContext("test", "write"))
+        assert not writer.write([{"user": user, "n": n} for user, n, _ in batch], [rid for *_, rid in batch])
+        writer.commit()
+    with closing(sink.entries()) as entries:
+        assert (len(entries), entries["ann"]["n"], entries["bob"]["n"]) == (2, 3, 2)
+        assert list(entries) == ["ann", "bob"]
+        with pytest.raises(KeyError):
+            entries["cid"]
+    (tmp_path / "other.kv").write_text("something else")
+    with pytest.raises(SinkError, match=r"E554 this is not a SQLite database at .*other.kv"):
+        KeyValue(tmp_path / "other.kv").check()
+    with closing(sqlite3.connect(tmp_path / "foreign.kv")) as foreign, foreign:
+        foreign.execute("CREATE TABLE entries (x)")
+    with pytest.raises(SinkError, match=r"E554 this is no key-value file of SAGE at .*foreign.kv"):
+        KeyValue(tmp_path / "foreign.kv").check()

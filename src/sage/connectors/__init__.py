@@ -9,6 +9,7 @@
     items.py      Python iterables
     stdio.py      standard input and output
     sqlite.py     a table with one row per rid (sqlite_table.py: the database's side)
+    keyvalue.py   the last value of each key, in one file (keyvalue_file.py)
     sql.py        the same in databases that SQLAlchemy reaches (sql_target.py, sql_table.py, sql_errors.py)
 
 Codes. The source: E301 not there, E302 changed, E303 no regular file, E304 no permission, E305 broken gzip, E306 cannot
@@ -25,10 +26,11 @@ from sage.connectors.csv import Csv
 from sage.connectors.directory import Directory
 from sage.connectors.items import Items
 from sage.connectors.jsonlines import JsonLines
+from sage.connectors.keyvalue import KeyValue
 from sage.connectors.parquet import Parquet
 from sage.connectors.sql import SQL
 from sage.connectors.sqlite import SQLite
 from sage.connectors.stdio import Stdin, Stdout
 from sage.connectors.text import Text
 
-__all__ = ["Csv", "Directory", "Items", "JsonLines", "Parquet", "SQL", "SQLite", "Stdin", "Stdout", "Text"]
+__all__ = ["Csv", "Directory", "Items", "JsonLines", "KeyValue", "Parquet", "SQL", "SQLite", "Stdin", "Stdout", "Text"]

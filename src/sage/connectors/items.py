@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from types import GeneratorType
 from typing import Any
 
 from sage.errors import PipelineError, SourceError
@@ -29,7 +30,10 @@ class Items(Source):
 
     def __post_init__(self) -> None:
         if isinstance(self.items, str | bytes | dict) or not (callable(self.items) or isinstance(self.items, Iterable)):
-            try_ = "Text(path) or JsonLines(path) for a file, [value] for one record, dictionary.items() for pairs"
+            try_ = (
+                "Text(path) or JsonLines(path) for a file, [value] for one record, dictionary.items() for pairs, "
+                "flat_map for what an async generator brings"
+            )
             raise PipelineError("E217", "Items needs an iterable of records", got=self.items, try_=try_)
 
     @property
@@ -37,7 +41,12 @@ class Items(Source):
         return isinstance(self.items, Sequence) or callable(self.items)
 
     def check(self) -> None:
-        """Nothing can be known before it is read."""
+        """A generator that has come to its end would look like no records."""
+        if isinstance(self.items, GeneratorType) and self.items.gi_frame is None:
+            raise SourceError(
+                "E302", "the generator was read to its end already", at=f"Items {self.name!r}", got=self.items,
+                try_="a list, or the function that makes it: Items(function)",
+            )  # fmt: skip
 
     def partitions(self) -> Sequence[str]:
         return (self.name,)
