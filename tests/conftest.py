@@ -88,9 +88,11 @@ def wait_until() -> Wait:
 
 def _wait_until(condition: Callable[[], object]) -> None:
     until = time.monotonic() + DEADLINE_S
+    pause_s = 0.0005
     while not condition():
         assert time.monotonic() < until, f"waited {DEADLINE_S} s in vain"
-        time.sleep(0.0005)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, 0.01)  # what takes long is asked less often: it needs the processor itself
 
 
 @pytest.fixture(autouse=True)

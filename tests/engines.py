@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import pytest
+
 import sage
 from patience import DEADLINE_S
 from sage.connectors import Items
@@ -56,3 +58,8 @@ class RayEngine(LocalEngine):
 
 
 Engine: TypeAlias = LocalEngine
+
+
+def once(*values: Any) -> list[Any]:
+    """Parameters that say the same on every engine: they are for one of them, unless more is asked for."""
+    return [pytest.param(value, marks=pytest.mark.once) for value in values]

@@ -44,7 +44,13 @@ def is_left_out(item: pytest.Item, which: str) -> bool:
     """
     if which == "all":
         return False
-    on_ray = "engine" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is not None
+    engine = _engine_of(item)
     is_thorough = item.get_closest_marker("thorough") is not None
-    is_again = item.get_closest_marker("once") is not None and "[local" not in item.name
-    return is_thorough or is_again or (on_ray and zlib.crc32(item.name.encode()) % ONE_IN > 0)
+    is_again = engine not in (None, "local") and item.get_closest_marker("once") is not None
+    return is_thorough or is_again or (engine == "ray" and zlib.crc32(item.name.encode()) % ONE_IN > 0)
+
+
+def _engine_of(item: pytest.Item) -> str | None:
+    """The name of the engine that the item is a test of, if it is one."""
+    chosen = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+    return None if chosen is None else chosen.name

@@ -14,6 +14,8 @@ from sage import Operator, OperatorContext, Status
 from sage.connectors import Items
 from sage.llm import ChatClient
 
+pytestmark = pytest.mark.once  # calls that overlap stay in the user's process on every engine
+
 
 @pytest.fixture
 def endpoint() -> Iterator[MisbehavingEndpoint]:

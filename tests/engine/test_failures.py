@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sage
-from engines import Engine
+from engines import Engine, once
 from live import Gate, Live, Notes
 from patience import DEADLINE_S
 from sage import EndpointBusy, Status
@@ -61,10 +61,9 @@ def as_operator(flaky: Flaky, form: str) -> tuple[Any, dict[str, Any]]:
     }[form]
 
 
-AT_HOME = [pytest.param(form, marks=pytest.mark.once) for form in ("async", "threads", "async batch")]
+forms = pytest.mark.parametrize("form", ["plain", "timed", "batch", *once("async", "threads", "async batch")])
 """Calls that overlap stay in the user's process on every engine."""
-ASYNC = pytest.param(True, marks=pytest.mark.once)
-forms = pytest.mark.parametrize("form", ["plain", "timed", "batch", *AT_HOME])
+(ASYNC,) = once(True)
 
 
 @forms
@@ -113,9 +112,7 @@ def test_a_busy_endpoint_burns_no_attempt(engine: Engine, form: str) -> None:
 
 
 @forms
-@pytest.mark.parametrize(
-    "retry_after_s", [1e9, *(pytest.param(s, marks=pytest.mark.once) for s in (math.inf, 1e99, None))]
-)
+@pytest.mark.parametrize("retry_after_s", [1e9, *once(math.inf, 1e99, None)])
 def test_a_parked_record_is_left_unfinished_by_a_stop(
     engine: Engine, form: str, retry_after_s: float | None, wait_until: Any
 ) -> None:
