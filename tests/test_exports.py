@@ -34,7 +34,7 @@ EXPORTS = {
         EndpointConfig Gateway GatewayConfig KeyConfig Ledger TenantConfig Used load_config new_key
     """,
     "sage.rag": """
-        Answer Embed Extract Generate Index IndexSummary Passage Prompt Retrieve TextChunk ask chunk
+        Answer Embed Extract Generate Index IndexSink IndexSummary Passage Prompt Retrieve TextChunk ask chunk
         from_haystack from_langchain index_files install_model
     """,
     "sage.scheduling": """

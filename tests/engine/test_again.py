@@ -196,18 +196,21 @@ def test_a_job_directory_goes_on_beneath(sees_files: bool, monkeypatch: pytest.M
         calls.append(n)
         return {"n": n, "text": "x" * (100_000 if n % 100 == 0 else 10)}
 
-    def pipeline(*at: int, fails: bool = False) -> sage.Pipeline:
+    killing = Killing((60, 120), call=call)  # another one would be another step, whose calls are made anew
+
+    def pipeline(*, fails: bool = False) -> sage.Pipeline:
         made = sage.Pipeline("job")
-        stream = made.read(Items(range(300))).map(Killing(at, call=call), name="call", durable=True)
+        stream = made.read(Items(range(300))).map(killing, name="call", durable=True)
         stream.map(lambda one: one["n"]).map(
             lambda n: _cut(n, fails), name="cut", on_error="fail", parallelism=1
         ).write(JsonLines("out.jsonl"))
         return made
 
-    first = engine.run(pipeline(60, 120, fails=True), job_dir=Path("job"))
+    first = engine.run(pipeline(fails=True), job_dir=Path("job"))
     assert first.status is Status.FAILED
     assert first.restarts
-    second = engine.run(pipeline(240), job_dir=Path("job"))
+    killing.left.append(240)
+    second = engine.run(pipeline(), job_dir=Path("job"))
     assert second.error is None
     assert second.restarts
     assert sorted(map(json.loads, Path("out.jsonl").read_text().splitlines())) == list(range(300))

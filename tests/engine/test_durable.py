@@ -19,7 +19,8 @@ from patience import DEADLINE_S
 from sage.connectors import Items, JsonLines, Parquet, Stdout, Text
 from sage.errors import SageError
 from sage.runtime.durability.audit import bill, verify
-from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.row import Change, RowKind
+from sage.runtime.durability.rows import Rows
 
 JOB = Path("job")
 

@@ -14,7 +14,7 @@ from sage.errors import SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress_of
 from sage.runtime.durability.memo import StepJournal
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import InFlight
 from sage.runtime.durable import Branch, Cut, Durability, Kept, Progress, Results
 

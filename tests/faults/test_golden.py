@@ -23,7 +23,8 @@ from sage.cli.main import main
 from sage.connectors import Items, JsonLines
 from sage.errors import SageError
 from sage.runtime.durability.audit import bill, damaged_rows, verify
-from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.row import Change, RowKind
+from sage.runtime.durability.rows import Rows
 
 GOLDEN = Path(__file__).parent / "golden"
 JOB = Path("job")

@@ -11,7 +11,8 @@ from sage.errors import StorageError
 from sage.runtime.durability import rows
 from sage.runtime.durability.opening import EPOCH, JOURNAL
 from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.row import Change, RowKind
+from sage.runtime.durability.rows import Rows
 from sage.runtime.durable import Cut, Progress
 from sage.runtime.ledger import DurableBook
 

@@ -15,7 +15,7 @@ from sage.record import Batch
 from sage.runtime.books import Books
 from sage.runtime.durability.checkpoint import Checkpoints
 from sage.runtime.durability.memo import StepJournal
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durable import Cut, Progress, Taken
 from sage.runtime.ledger import DurableBook
 from sage.runtime.reports import Report

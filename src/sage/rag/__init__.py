@@ -12,7 +12,7 @@ safetensors_file, embedder
 documents, lexical, passages,       the parts of an index on disk
 manifest
 fusion                              one ranking from two
-build, index                        an index as a whole: written, and searched
+build, index, sink                  an index as a whole: written, searched, and the end of a pipeline
 embed, retrieve, prompt, generate,  the steps of a pipeline
 extract, quotes, shape, adapters
 library                             all of it in two calls: index some files, ask a question
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sage.rag.model import install_model as install_model
     from sage.rag.prompt import Prompt as Prompt
     from sage.rag.retrieve import Retrieve as Retrieve
+    from sage.rag.sink import IndexSink as IndexSink
 
 _HOMES = {
     "Embed": "embed",
@@ -51,6 +52,7 @@ _HOMES = {
     "Generate": "generate",
     "Extract": "extract",
     "Index": "index",
+    "IndexSink": "sink",
     "IndexSummary": "build",
     "Passage": "index",
     "TextChunk": "chunking",

@@ -72,7 +72,7 @@ def build_index(
     """
     started = time.perf_counter()
     target = Path(path)
-    _check_target(target)
+    check_target(target)
     embedder = open_embedder(options.get("model", MODEL_NAME))
     plan = _Plan(
         options.get("max_tokens", embedder.max_tokens), options.get("embedded", DEFAULT_EMBEDDED),
@@ -188,7 +188,8 @@ def _batches(documents: Iterator[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raise `StorageError` E666 if something is at `target` that is no index."""
     if target.is_symlink() or (target.exists() and not (target / "manifest.json").is_file()):
         raise StorageError(
             "E666", "there is something else where the index shall be", at=str(target), try_="another path"

@@ -23,7 +23,7 @@ from sage.runtime.failures import LOST, GaveUp, Interrupted, Tries
 from sage.runtime.flattening import expanded, is_many, not_many, one_or_many
 from sage.runtime.inbox import LINGER_S, Inbox
 from sage.runtime.order import OrderGate, Turn
-from sage.runtime.recall_async import AsyncRecall
+from sage.runtime.recall_async import AsyncRecall, most_in_flight
 from sage.runtime.routing import EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage
 from sage.runtime.windows import Admitted, Fixed, Found, Window
@@ -110,9 +110,11 @@ class AsyncStage(Stage):
         return 0 if self._recall is None else self._recall.unsafe
 
     def _has_room(self, serving: int) -> bool:
-        """Whether one more call may be made. As many as are in flight may wait for the disk, no more: these would be
-        paid again too if the process died now."""
-        return self._window.has_room(serving) and self._unsafe < self._window.slots
+        """Whether one more call may be made. Those whose result waits for the disk would be paid again like those that
+        are under way, if the process died now: so they count."""
+        if not self._window.has_room(serving):
+            return False
+        return self._recall is None or serving + self._recall.unsafe < most_in_flight(self._window.slots)
 
     def _wants_more(self) -> bool:
         """Whether to ask the inbox for a signal; one that has something or has ended would signal over and over."""

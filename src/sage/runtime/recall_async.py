@@ -18,6 +18,15 @@ from sage.runtime.recall import TURN_S
 Call = Callable[[Batch], Awaitable[Any]]
 
 
+IN_COMMIT = 8
+"""One in so many calls may be on its way to the disk, beside those that are under way."""
+
+
+def most_in_flight(slots: int) -> int:
+    """Of a step with so many slots: calls that are under way, or have a result that is not safe yet."""
+    return slots + max(1, slots // IN_COMMIT)
+
+
 class _Outcome(NamedTuple):
     kept: int
     slots: Sequence[int]

@@ -1,7 +1,8 @@
 """What outlives a run: the job directory, in which everything stands that a run needs to go on where another was cut
 off.
 
-    rows.py         checked rows in one SQLite file; recording.py  the thread that commits them, many at a time
+    rows.py         checked rows (row.py) in one SQLite file; disk.py  what the disk says
+    recording.py    the thread that commits them, many at a time
     blobs.py        what is too large for a row
     lock.py         one run at a time, and which it is
     memo.py         the step journal: results that were paid for; reuse.py  those that jobs share

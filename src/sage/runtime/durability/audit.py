@@ -16,7 +16,8 @@ from sage.runtime.durability.lock import JobLock
 from sage.runtime.durability.manifest import of_bytes
 from sage.runtime.durability.memo import entry_of, tokens_of
 from sage.runtime.durability.opening import BLOBS, EPOCH, JOURNAL, LOCK, MANIFEST, STAGE
-from sage.runtime.durability.rows import Row, RowKind, Rows
+from sage.runtime.durability.row import Row, RowKind
+from sage.runtime.durability.rows import Rows
 from sage.runtime.durable import StepBill
 
 DROPPABLE = frozenset({RowKind.RESULT, RowKind.ADOPTED, RowKind.DEATHS, RowKind.BILL})

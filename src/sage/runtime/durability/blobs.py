@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from sage.errors import StorageError
-from sage.runtime.durability.rows import storage_error, sync_folder
+from sage.runtime.durability.disk import storage_error, sync_folder
 
 LARGE_BYTES = 64 * 1024
 """A value of more goes into a file of its own."""

@@ -16,7 +16,7 @@ from typing import Any
 from sage import codec
 from sage.errors import SageError, StorageError
 from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durable import Cut, Keeper, Progress, Taken
 
 EVERY_S = 0.1

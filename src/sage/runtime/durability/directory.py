@@ -44,7 +44,8 @@ from sage.runtime.durability.opening import (
 )
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.reuse import Reuse
-from sage.runtime.durability.rows import Change, RowKind, Rows
+from sage.runtime.durability.row import Change, RowKind
+from sage.runtime.durability.rows import Rows
 from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question, StepBill
 

@@ -13,7 +13,7 @@ from sage.flow.graph import StepPlan
 from sage.runtime.control import Aborted
 from sage.runtime.durability.journals import Journals
 from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Branch, FarBranch, Keep, Look, Question
 

@@ -141,6 +141,8 @@ class _Walk:
         kind = type(value)
         yield f"{kind.__module__}.{kind.__qualname__}".encode()
         yield from self._class(kind, depth - 1)
+        if kind.__module__ == "weakref":  # a cache: what is in it comes and goes
+            return
         reducer = copyreg.dispatch_table.get(kind)
         try:
             reduced = value.__reduce_ex__(2) if reducer is None else reducer(value)

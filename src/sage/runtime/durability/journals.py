@@ -12,7 +12,7 @@ from sage.runtime.durability.billing import Counts, add
 from sage.runtime.durability.memo import StepJournal
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
 from sage.runtime.durability.reuse import Reuse
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Durability, Kept, Progress, Results
 

@@ -13,7 +13,7 @@ from sage.errors import RecordError, SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
 from sage.runtime.durability.reuse import Reuse, question_of
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import KEY_BYTES, InFlight, Slots
 from sage.runtime.durable import Results
 

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from sage import codec
 from sage.errors import StorageError
+from sage.runtime.durability.disk import sync_folder
 from sage.runtime.durability.manifest import of_bytes
-from sage.runtime.durability.rows import Change, RowKind, Rows, sync_folder
+from sage.runtime.durability.row import Change, RowKind
+from sage.runtime.durability.rows import Rows
 from sage.runtime.durability.slots import left_in_flight
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sage.errors import InternalError, SageError, StorageError
-from sage.runtime.durability.rows import Change, RowKind
+from sage.runtime.durability.row import Change, RowKind
 
 MOST_AT_ONCE = 64
 """Sets of changes in one commit."""
 
 LOOK_EVERY_S = 0.25
 """Whether there is room again."""
+
+MOMENT_S = 0.0005
+"""After a commit, until it is looked whether there is more. Results come in bursts, and to wake a thread costs the one
+that does it more than all the rest of what it does to have its result kept."""
 
 Told = Callable[[], None]
 
@@ -123,6 +128,8 @@ class Recorder:
                     told()
 
     def _next(self) -> list[tuple[Sequence[Change], bool, Told | None]]:
+        if self._committed and not self._given and not self._closed:
+            time.sleep(MOMENT_S)
         with self._lock:
             while not self._given and not self._closed:
                 self._news.wait()

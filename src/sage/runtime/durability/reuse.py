@@ -23,7 +23,7 @@ from sage.flow.graph import StepPlan
 from sage.flow.operator import Operator
 from sage.runtime.durability.fingerprint import fingerprint
 from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.rows import Change, RowKind, checksum
+from sage.runtime.durability.row import Change, RowKind, checksum
 from sage.version import __version__
 
 FILE, LOCK = "results.db", "lock"

@@ -1,24 +1,25 @@
 """Which calls are in flight, in a file that outlives the process: one slot for each, written before the call is made.
 
-The kernel keeps what was written when the process is killed; nothing is synced, because who loses power loses no call
-to a record that kills its process.
+The file is memory to this process: to write costs no call to the system, and the kernel keeps what was written when the
+process is killed. Nothing is synced, because who loses power loses no call to a record that kills its process.
 """
 
 from __future__ import annotations
 
 import heapq
+import mmap
 import os
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from sage.runtime.durability.rows import storage_error
+from sage.runtime.durability.disk import storage_error
 
 SLOT_BYTES = 256
 RESERVED_SLOTS = 64
 """At a time."""
 KEY_BYTES = 20
-_MARK = b"+"
+_MARK = ord("+")
 
 
 class InFlight(NamedTuple):
@@ -44,6 +45,7 @@ class Slots:
         except OSError as error:
             raise storage_error(path, error) from error
         self._reserved = 0
+        self._memory: mmap.mmap
 
     def enter(self, call: InFlight, *, alone: bool = False) -> int | None:
         """A call is about to be made: its slot, or None if it must wait. One that is to be `alone` waits until
@@ -57,28 +59,38 @@ class Slots:
             self._used = max(self._used, slot + 1)
             self._taken += 1
             self._alone = alone
-        names = f"{call.step}\0{call.rid}".encode("utf-8", "surrogatepass")
-        line = (_MARK + call.key + names[: SLOT_BYTES - 1 - KEY_BYTES]).ljust(SLOT_BYTES, b"\0")
-        os.pwrite(self._file, line, slot * SLOT_BYTES)
+            self._write(slot * SLOT_BYTES, call)
         return slot
+
+    def _write(self, start: int, call: InFlight) -> None:
+        names = f"{call.step}\0{call.rid}".encode("utf-8", "surrogatepass")
+        line = call.key + names[: SLOT_BYTES - 1 - KEY_BYTES]
+        self._memory[start + 1 : start + SLOT_BYTES] = line.ljust(SLOT_BYTES - 1, b"\0")
+        self._memory[start] = _MARK  # last, when the rest is there
 
     def _reserve(self) -> None:
         """Room for more slots, before a call is made. Raises `StorageError` E601 if there is none."""
         try:
             os.posix_fallocate(self._file, self._reserved * SLOT_BYTES, RESERVED_SLOTS * SLOT_BYTES)
+            if self._reserved:
+                self._memory.close()
+            self._reserved += RESERVED_SLOTS
+            self._memory = mmap.mmap(self._file, self._reserved * SLOT_BYTES)
         except OSError as error:
             raise storage_error(self._path, error) from error
-        self._reserved += RESERVED_SLOTS
 
     def leave(self, slot: int) -> None:
         """The call in this slot has ended, and its result is kept if it had one."""
-        os.pwrite(self._file, b"\0", slot * SLOT_BYTES)
         with self._lock:
+            self._memory[slot * SLOT_BYTES] = 0
             heapq.heappush(self._free, slot)
             self._taken -= 1
             self._alone = False
 
     def close(self) -> None:
+        with self._lock:
+            if self._reserved:
+                self._memory.close()
         os.close(self._file)
         self._path.unlink(missing_ok=True)
 
@@ -89,7 +101,7 @@ def left_in_flight(path: Path) -> list[InFlight]:
     calls = []
     for start in range(0, len(data), SLOT_BYTES):
         slot = data[start : start + SLOT_BYTES]
-        if slot[:1] == _MARK and len(slot) > KEY_BYTES:
+        if len(slot) > KEY_BYTES and slot[0] == _MARK:
             names = slot[1 + KEY_BYTES :].rstrip(b"\0").decode("utf-8", "replace")
             step, _, rid = names.partition("\0")
             calls.append(InFlight(slot[1 : 1 + KEY_BYTES], step, rid))
