@@ -75,13 +75,18 @@ def _number(context: click.Context, parameter: click.Parameter, value: str) -> f
 @click.option("--in-flight", callback=whole_number, metavar="N", help="Records read and not finished at most.")
 @click.option("--own-endpoints", is_flag=True, help="Ask endpoints directly, beside the gateway that jobs share.")
 @click.option("--pipeline", metavar="NAME", help="Which pipeline of the file, where it holds several.")
-@click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs it.")
+@click.option("--engine", metavar="NAME", help="What runs it: local, or ray (a cluster).  [default: local]")
 @click.option("--processes", callback=whole_number, metavar="N", help="As for sage run.")
+@click.option("--address", metavar="HOST:PORT", help="As for sage run.")
+@click.option("--hosts", callback=whole_number, metavar="N", help="As for sage run.")
+@click.option("--scheduler", metavar="NAME", help="As for sage run.")
+@click.option("--insecure-cluster", is_flag=True, help="As for sage run.")
 @click.option(
     "--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: the job's folder]"
 )
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
 @click.option("--job-dir", metavar="DIR", help="As for sage run: a run that is killed is followed by one that goes on.")
+@click.option("--reuse-results", "reuse", metavar="DIR", help="As for sage run.")
 @click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
 @_JSON_OPTION
 @debug_option
@@ -100,11 +105,16 @@ def submit(
     in_flight: int | None,
     own_endpoints: bool,
     pipeline: str | None,
-    engine: str,
+    engine: str | None,
     processes: int | None,
+    address: str | None,
+    hosts: int | None,
+    scheduler: str | None,
+    insecure_cluster: bool,
     dead_letters: str | None,
     max_dead_letters: int | None,
     job_dir: str | None,
+    reuse: str | None,
     append: bool,
     to_json: bool,
 ) -> None:
@@ -114,7 +124,7 @@ def submit(
     to its log (sage job logs).
     """
     check_file(file, "Python file", (".py",))
-    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir)):
+    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir), ("--reuse-results", reuse)):
         if path == "":
             raise UsageError("E104", "the path is empty", at=option)
     made = Client(state_folder()).submit(
@@ -126,9 +136,14 @@ def submit(
             "pipeline": pipeline,
             "engine": engine,
             "processes": processes,
+            "address": address,
+            "hosts": hosts,
+            "scheduler": scheduler,
+            "insecure_cluster": insecure_cluster,
             "dead_letters": None if dead_letters is None else os.path.abspath(dead_letters),
             "max_dead_letters": max_dead_letters,
             "job_dir": None if job_dir is None else os.path.abspath(job_dir),
+            "reuse": None if reuse is None else os.path.abspath(reuse),
             "append": append,
             "priority": priority,
             "start_delay_s": start_delay,

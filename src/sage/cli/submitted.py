@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,6 @@ from sage.jobs.states import State
 from sage.runtime.job import Job
 from sage.runtime.ledger import MAX_OPEN_RECORDS
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
-from sage.runtime.run import check_engine
 
 WRITE_EVERY_S = 0.5
 
@@ -56,7 +56,6 @@ def execute(context: click.Context, folder: str) -> None:
 
     try:
         _check_unchanged(spec)
-        check_engine(spec.engine)
         with executed(spec.file, spec.arguments, runner) as module:
             if not results:
                 runner(pipeline_of(module, spec.file, spec.pipeline), RunOptions())
@@ -130,15 +129,21 @@ def _check_unchanged(spec: JobSpec) -> None:
 
 def _with(options: RunOptions, spec: JobSpec, run: RunFolder, pipeline: Pipeline) -> RunOptions:
     """`options`, as the file gave them, with what was said when the job was submitted instead."""
-    dead_letters = options.dead_letters or run.path / f"{pipeline.name}.dead.jsonl"
-    return replace(
-        options,
-        processes=spec.processes if spec.processes is not None else options.processes,
-        dead_letters=Path(spec.dead_letters) if spec.dead_letters is not None else dead_letters,
-        max_dead_letters=spec.max_dead_letters if spec.max_dead_letters is not None else options.max_dead_letters,
-        append=spec.append or options.append,
-        job_dir=Path(spec.job_dir) if spec.job_dir is not None else options.job_dir,
-    )
+    said: dict[str, Any] = {
+        "engine": spec.engine or ("ray" if spec.address is not None else None),
+        "address": spec.address,
+        "hosts": spec.hosts,
+        "scheduler": spec.scheduler,
+        "insecure_cluster": spec.insecure_cluster or None,
+        "processes": spec.processes,
+        "dead_letters": Path(spec.dead_letters) if spec.dead_letters is not None else None,
+        "max_dead_letters": spec.max_dead_letters,
+        "append": spec.append or None,
+        "job_dir": Path(spec.job_dir) if spec.job_dir is not None else None,
+        "reuse": Path(spec.reuse) if spec.reuse is not None else None,
+    }
+    chosen = replace(options, **{name: value for name, value in said.items() if value is not None})
+    return replace(chosen, dead_letters=chosen.dead_letters or run.path / f"{pipeline.name}.dead.jsonl")
 
 
 def _note(run: RunFolder, line: str) -> None:

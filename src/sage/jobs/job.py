@@ -25,6 +25,8 @@ MAX_COUNT = 10**12
 MAX_TEXT = 4096
 MAX_ARGUMENTS = 1000
 KEPT_CHANGES = 50
+ENGINES = ("local", "ray")
+"""As in `sage.runtime.run`, which the manager does not load."""
 
 
 def new_id() -> str:
@@ -52,7 +54,13 @@ class JobSpec:
     """For people; by default that of the file."""
     arguments: tuple[str, ...] = ()
     pipeline: str | None = None
-    engine: str = "local"
+    engine: str | None = None
+    """By default what the file says; if that says nothing, this machine."""
+    address: str | None = None
+    """Of the cluster, for engine ``ray``; by default a private one."""
+    hosts: int | None = None
+    scheduler: str | None = None
+    insecure_cluster: bool = False
     processes: int | None = None
     dead_letters: str | None = None
     """Where dead letters go; by default a file in the folder of the run."""
@@ -60,6 +68,8 @@ class JobSpec:
     append: bool = False
     job_dir: str | None = None
     """Where its runs keep what the next one needs to go on. A run that is killed is then followed by another."""
+    reuse: str | None = None
+    """A folder of results that jobs share."""
     priority: int = DEFAULT_BAND
     start_delay_s: float = 0.0
     user: str = ""
@@ -207,10 +217,14 @@ def _texts(key: str, value: object) -> tuple[str, ...]:
     return tuple(_text(key, one) for one in value)
 
 
-def _engine(key: str, value: object) -> str:
-    if value != "local":
-        raise _unfit(key, value, "local")
-    return "local"
+def _engine(key: str, value: object) -> str | None:
+    if value is not None and value not in ENGINES:
+        raise _unfit(key, value, " or ".join(ENGINES))
+    return None if value is None else str(value)
+
+
+def _optional_text(key: str, value: object) -> str | None:
+    return None if value is None else _text(key, value)
 
 
 def _count(key: str, value: object) -> int | None:
@@ -272,13 +286,18 @@ _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "folder": _path,
     "name": lambda key, value: value and _name(key, value),
     "arguments": _texts,
-    "pipeline": lambda key, value: None if value is None else _text(key, value),
+    "pipeline": _optional_text,
     "engine": _engine,
+    "address": _optional_text,
+    "hosts": _positive,
+    "scheduler": _optional_text,
+    "insecure_cluster": _flag,
     "processes": _count,
     "dead_letters": _optional_path,
     "max_dead_letters": _count,
     "append": _flag,
     "job_dir": _optional_path,
+    "reuse": _optional_path,
     "priority": _band,
     "start_delay_s": _delay,
     "user": lambda key, value: value and _name(key, value),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sage.jobs.job import BANDS, DEFAULT_BAND
+from sage.jobs.job import BANDS, DEFAULT_BAND, ENGINES
 from sage.jobs.routes import Route
 from sage.jobs.states import State
 from sage.version import __version__
@@ -33,7 +33,9 @@ _SUMMARY = {
 }  # fmt: skip
 _SPEC = {
     "file": _TEXT, "folder": _TEXT, "name": _TEXT, "arguments": {"type": "array", "items": _TEXT},
-    "pipeline": _or_null(_TEXT), "engine": {"type": "string", "enum": ["local"]}, "processes": _or_null(_COUNT),
+    "pipeline": _or_null(_TEXT), "engine": _or_null({"enum": list(ENGINES)}), "processes": _or_null(_COUNT),
+    "address": _or_null(_TEXT), "hosts": _or_null(_COUNT), "scheduler": _or_null(_TEXT), "insecure_cluster": _FLAG,
+    "reuse": _or_null(_TEXT),
     "dead_letters": _or_null(_TEXT), "job_dir": _or_null(_TEXT), "max_dead_letters": _or_null(_COUNT), "append": _FLAG,
     "priority": {"type": "integer", "minimum": 0, "maximum": BANDS - 1, "default": DEFAULT_BAND},
     "start_delay_s": _NUMBER, "user": _TEXT, "weight": _NUMBER, "processors": _NUMBER, "memory_bytes": _COUNT,

@@ -84,10 +84,18 @@ def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
 def _run_to_the_end(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> End:
     end = _run_it(folder, run, spec, lock)
     for _ in range(MOST_RESTARTS if spec.get("job_dir") else 0):
-        if end.code >= 0 or end.stopped or end.memory_bytes:
+        if not _goes_on(run, end):
             break
-        end = _run_it(folder, run, spec, lock)  # it was killed, and goes on
+        end = _run_it(folder, run, spec, lock)
     return end
+
+
+def _goes_on(run: RunFolder, end: End) -> bool:
+    """Whether the process was ended from outside: killed, or by Ray, which exits with 1 and not a word when the cluster
+    of its driver is gone."""
+    if end.stopped or end.memory_bytes:
+        return False
+    return end.code < 0 or (end.code == 1 and not run.read_results())
 
 
 def _run_it(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> End:
