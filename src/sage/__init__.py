@@ -2,12 +2,13 @@
 
 The layout of the house; each layer imports only from those above it::
 
-    errors, record, codec, clock, metrics, settings
-    flow/         what a pipeline is; queues/ how data moves between hosts
+    errors, record, codec, clock, metrics, settings, processes
+    flow/         what a pipeline is;  queues/  how data moves;  scheduling/  who runs where;  cluster/  Ray clusters
     connectors/   sources and sinks;  llm/  endpoints;  rag/  retrieval-augmented generation
     runtime/      what makes a pipeline run
-    cli/          the command line
-    testing/      conformance checks for your own sources and sinks
+    jobs/         many runs at once;  gateway/  the server in front of endpoints;  simulation/  clusters in virtual time
+    bench/        experiments
+    cli/          the command line;  testing/  conformance checks for your own sources, sinks, queues and schedulers
 """
 
 from sage.errors import (

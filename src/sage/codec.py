@@ -23,19 +23,13 @@ imported by a name that was read.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
 import math
-import re
-import sys
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, TypeAlias
-from uuid import UUID
 
-from sage.errors import MissingDependency, RecordError, StorageError, shorten
+from sage.codec_types import CONTAINERS, LEAVES, TAGS, pack_numpy
+from sage.errors import RecordError, StorageError, shorten
 
 MAX_DEPTH = 100
 MAX_BYTES = 64 * 1024 * 1024
@@ -53,7 +47,6 @@ class _Mark(str):
 
 
 _IN_SET, _IN_KEY = _Mark("{}"), _Mark(" (key)")
-_DTYPE = re.compile(r"[<>|][biufcSUmM]\d{1,9}(\[[0-9a-zA-Z]{1,12}\])?")
 
 
 def encode(value: Any, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -140,8 +133,8 @@ def _pack(value: Any, path: _Path, depth: int, *, ordered: bool = False) -> Any:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if kind is bool or value is None:
         return value
-    if kind in _LEAVES and not _has_odd_offset(value):
-        return {f"${kind.__name__.lower()}": _LEAVES[kind](value)}
+    if kind in LEAVES and not _has_odd_offset(value):
+        return {f"${kind.__name__.lower()}": LEAVES[kind](value)}
     if depth <= 0:
         raise RecordError(
             "E407", "the value is nested too deeply to be stored", at=_shown(path), expected=f"{MAX_DEPTH} levels"
@@ -154,7 +147,11 @@ def _pack(value: Any, path: _Path, depth: int, *, ordered: bool = False) -> Any:
     if kind is set or kind is frozenset:
         items = [_pack(item, (path, _IN_SET), depth - 1, ordered=True) for item in value]
         return {f"${kind.__name__}": sorted(items, key=_sorting_encoder().encode)}
-    return _pack_numpy(value, path)
+    packed = pack_numpy(value)
+    if packed is None:
+        got = f"{kind.__module__}.{kind.__qualname__}"
+        raise RecordError("E407", "a value of this type cannot be stored", at=_shown(path), got=got)
+    return packed
 
 
 def _pack_dict(value: dict[Any, Any], path: _Path, depth: int, ordered: bool) -> Any:
@@ -174,20 +171,6 @@ def _pack_dict(value: dict[Any, Any], path: _Path, depth: int, ordered: bool) ->
 
 def _pack_str(value: str) -> Any:
     return value if _is_unicode(value) else {"$str": value.encode("unicode_escape").decode("ascii")}
-
-
-def _pack_numpy(value: Any, path: _Path) -> Any:
-    numpy = sys.modules.get("numpy")  # a numpy value can only exist where numpy is loaded
-    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic) and _DTYPE.fullmatch(value.dtype.str):
-        data = base64.b64encode(value.tobytes()).decode("ascii")
-        if isinstance(value, numpy.generic):
-            return {"$scalar": [value.dtype.str, data]}
-        if type(value) is numpy.ndarray:
-            return {"$array": [value.dtype.str, list(value.shape), data]}
-    kind = type(value)
-    raise RecordError(
-        "E407", "a value of this type cannot be stored", at=_shown(path), got=f"{kind.__module__}.{kind.__qualname__}"
-    )
 
 
 def _has_odd_offset(value: Any) -> bool:
@@ -228,74 +211,10 @@ def _unpack(value: Any, depth: int) -> Any:
         return value
     if len(value) == 1 and _looks_tagged(value):
         ((tag, packed),) = value.items()
-        if tag not in _TAGS:
+        if tag not in TAGS:
             raise ValueError(f"unknown tag {tag!r}")
-        return _TAGS[tag](_unpack(packed, depth - 1) if tag in _CONTAINERS else packed)
+        return TAGS[tag](_unpack(packed, depth - 1) if tag in CONTAINERS else packed)
     return {key: _unpack(item, depth - 1) for key, item in value.items()}
-
-
-def _unpack_array(packed: list[Any]) -> Any:
-    dtype, shape, data = packed
-    return _from_buffer(dtype, data).reshape([int(size) for size in shape]).copy()
-
-
-def _unpack_scalar(packed: list[Any]) -> Any:
-    dtype, data = packed
-    return _from_buffer(dtype, data)[0]
-
-
-def _from_buffer(dtype: Any, data: str) -> Any:
-    if not _DTYPE.fullmatch(dtype):
-        raise ValueError(f"unknown dtype {dtype!r}")
-    try:
-        import numpy
-    except ImportError as error:
-        raise MissingDependency("numpy", "rag", "a stored array") from error
-    return numpy.frombuffer(_base64_bytes(data), dtype=numpy.dtype(dtype))
-
-
-def _base64_bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
-
-
-def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation as error:
-        raise ValueError(f"not a decimal: {text!r}") from error
-
-
-_LEAVES: dict[type, Callable[[Any], Any]] = {
-    bytes: lambda value: base64.b64encode(value).decode("ascii"),
-    dt.datetime: dt.datetime.isoformat,
-    dt.date: dt.date.isoformat,
-    dt.time: dt.time.isoformat,
-    dt.timedelta: lambda value: [value.days, value.seconds, value.microseconds],
-    Decimal: str,
-    UUID: str,
-}
-_CONTAINERS = frozenset({"$tuple", "$set", "$frozenset", "$dict"})
-_TAGS: dict[str, Callable[[Any], Any]] = {
-    "$int": lambda text: int(text, 16),
-    "$float": {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.__getitem__,
-    "$str": lambda text: text.encode("ascii").decode("unicode_escape"),
-    "$bytes": _base64_bytes,
-    "$tuple": tuple,
-    "$set": set,
-    "$frozenset": frozenset,
-    "$dict": dict,
-    "$datetime": dt.datetime.fromisoformat,
-    "$date": dt.date.fromisoformat,
-    "$time": dt.time.fromisoformat,
-    "$timedelta": lambda parts: dt.timedelta(*parts),
-    "$decimal": _decimal,
-    "$uuid": UUID,
-    "$array": _unpack_array,
-    "$scalar": _unpack_scalar,
-}
 
 
 @cache
