@@ -10,15 +10,21 @@ from sage.bench.suite import Report
 from sage.bench.texts import half, heading, notes, number, shown, title
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; }
+th, td { padding: 0.25rem 0.5rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+.scroll { overflow-x: auto; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { width: 29rem; max-width: 100%; }
 .small { color: #555; font-size: 0.85rem; }
 pre { font-size: 0.75rem; overflow-x: auto; background: #f7f7f7; padding: 1rem; }
 .mark { background: #fff3cd; padding: 0 0.3rem; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 10pt; } table { font-size: 6.5pt; } th, td { padding: 0.1rem 0.2rem; }
+  .scroll { overflow: visible; } tr, img { break-inside: avoid; } .plots img { width: 48%; }
+  .mark { border: 1px solid #222; } pre { white-space: pre-wrap; }
+}
 """
 
 
@@ -46,7 +52,7 @@ def _section(report: Report, pictures: Pictures, compared: str) -> str:
     return (
         f'<h2>{escape(report.experiment.title)} <span class="mark">{escape(report.label)}</span></h2>'
         f'<p class="small">{escape(machine)}</p><p>{escape(report.experiment.table)}</p>'
-        f'<div class="scroll">{_table(report)}</div><p class="small">{escape(" ".join(notes(report)))}</p>'
+        f'<div class="scroll">{_table(report)}</div><p class="small">{escape(" ".join(notes(report))).replace("+-", "&plusmn;")}</p>'
         f'<div class="plots">{images}</div>'
         f"<details><summary>Comparison</summary><pre>{escape(compared)}</pre></details>"
     )

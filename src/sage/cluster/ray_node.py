@@ -23,6 +23,7 @@ def start_node(plan: NodePlan, folder: Path, head_address: str | None) -> Any:
     """
     parameter = import_module("ray._private.parameter")
     is_head = head_address is None
+    own = str(os.getpid())  # nodes that start side by side would all choose the first free name, and all but one end
     params = parameter.RayParams(
         node_name=plan.name,
         node_ip_address=plan.address,
@@ -30,6 +31,8 @@ def start_node(plan: NodePlan, folder: Path, head_address: str | None) -> Any:
         num_cpus=plan.cpus,
         num_gpus=plan.gpus,
         object_store_memory=plan.store_bytes,
+        raylet_socket_name=str(folder / "ray" / "sockets" / f"raylet-{own}"),
+        plasma_store_socket_name=str(folder / "ray" / "sockets" / f"store-{own}"),
         resources=dict(plan.resources),
         gcs_address=head_address,
         gcs_server_port=0 if is_head else None,
