@@ -45,6 +45,7 @@ def page(reports: Sequence[Report], pictures: Mapping[str, Pictures], comparison
 
 def _section(report: Report, pictures: Pictures, compared: str) -> str:
     machine = heading(report)[1]
+    read = escape(" ".join(notes(report))).replace("+-", "&plusmn;")
     images = "".join(
         f'<img alt="{escape(about)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
         for about, picture in pictures.items()
@@ -52,7 +53,7 @@ def _section(report: Report, pictures: Pictures, compared: str) -> str:
     return (
         f'<h2>{escape(report.experiment.title)} <span class="mark">{escape(report.label)}</span></h2>'
         f'<p class="small">{escape(machine)}</p><p>{escape(report.experiment.table)}</p>'
-        f'<div class="scroll">{_table(report)}</div><p class="small">{escape(" ".join(notes(report))).replace("+-", "&plusmn;")}</p>'
+        f'<div class="scroll">{_table(report)}</div><p class="small">{read}</p>'
         f'<div class="plots">{images}</div>'
         f"<details><summary>Comparison</summary><pre>{escape(compared)}</pre></details>"
     )
