@@ -302,6 +302,11 @@ def test_items() -> None:
     assert isinstance(raised.value.__cause__, KeyError)
     assert Items([1]).replayable
     assert not Items(iter([1])).replayable
+    used, fresh = (n for n in range(2)), (n for n in range(2))
+    assert [*used, next(fresh)] == [0, 1, 0]
+    Items(fresh).check()
+    with pytest.raises(SourceError, match=r"E302 the generator was read to its end already at Items 'used'"):
+        Items(used, name="used").check()
     for wrong in ("text", b"bytes", {"a": 1}, 3):
         with pytest.raises(PipelineError, match="E217 Items needs an iterable of records"):
             Items(wrong)  # type: ignore[arg-type]

@@ -324,3 +324,14 @@ def test_a_source_without_partitions(engine: Engine) -> None:
     pipeline = sage.Pipeline("nothing")
     pipeline.read(Nothing([])).map(str).key_by(str).count().collect()
     assert engine.run(pipeline).collected() == []
+
+
+def test_a_result_says_in_a_line_how_it_ended_and_what_was_collected(tmp_path: Path) -> None:
+    pipeline = sage.Pipeline("told")
+    pipeline.read(Items([1, 0])).map(lambda n: 1 / n).collect("inverses")
+    result = sage.run(pipeline, dead_letters=tmp_path / "told.dead.jsonl")
+    account = "read 2 = written 1 + dead-lettered 1 + filtered 0"
+    where = f"dead letters in {tmp_path}/told.dead.jsonl"
+    assert repr(result) == f"<RunResult of 'told': SUCCEEDED_WITH_DEAD_LETTERS, {account}, {where}>"
+    with pytest.raises(KeyError, match=r"no collect\('collect'\) in this pipeline, but 'inverses'"):
+        result.collected()

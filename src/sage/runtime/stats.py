@@ -105,7 +105,8 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
 
 
 def _reason(closed: EndpointFigures) -> str:
-    return f"waiting for the endpoint {closed.name}: {closed.trouble}"
+    why = closed.trouble or "it asked for a pause"  # and an answer that was under way has come since
+    return f"waiting for the endpoint {closed.name}: {why}"
 
 
 def latency_of(parts: Iterable[StepStats]) -> tuple[float | None, float | None]:
