@@ -185,7 +185,6 @@ def test_errors_of_the_file_name_its_line(tmp_path: Path, line: str, says: str) 
         ("from sage import CSV", "from sage.connectors import Csv"),
         ("from sage.connectors import Generate", "from sage.rag import Generate"),
         ("import sage; sage.Pipline", "from sage import Pipeline"),
-        ("import sage; sage.Pipeline('p').mapp", "one of name, read, steps"),
         ("import sage; sage.Pipeline('p').reads", ".read"),
         ("from sage import nothing_of_the_kind", None),
         ("from json import lods", None),

@@ -24,7 +24,7 @@ NOT_PASSED = 1
 
 
 @click.command("bench")
-@click.argument("experiment", metavar="|".join(NAMES))
+@click.argument("experiment", metavar="EXPERIMENT")
 @click.option("--quick", is_flag=True, help="Smaller: about a minute.")
 @click.option("--cluster", metavar="virtual|local|emulated|ADDRESS|NAME", help="What it runs on.  [default: virtual]")
 @click.option("--nodes", metavar="N,N,...", help="Numbers of nodes.  [default: the experiment's]")
@@ -53,6 +53,8 @@ def bench(
     **given: Any,
 ) -> None:
     """Measure, compare and draw: one experiment, or all of them in series.
+
+    EXPERIMENT is scaling, load, schedulers, concurrency, isolation, admission, queue, primes or all.
 
     Everything goes to a folder for each experiment: metrics.json, the records as Parquet, summary.txt, comparison.txt,
     tables.tex, plots, report.html. Ctrl-C keeps what was measured; --resume goes on.

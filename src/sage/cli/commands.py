@@ -14,6 +14,7 @@ import click
 from sage.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONGEST_SUMMARY = 300
 
 
 @dataclass
@@ -63,10 +64,15 @@ class LazyGroup(click.Group):
 
 
 class Group(click.Group):
-    """A group whose unknown commands are reported like those of `LazyGroup`."""
+    """A group whose unknown commands are reported like those of `LazyGroup`, and whose help shortens no sentence."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "no_args_is_help": False})
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = [(name, self.commands[name]) for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(LONGEST_SUMMARY)) for name, command in shown])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -87,6 +87,9 @@ def replay(
     Each enters at the step that failed, with the input that the step was given, and keeps its rid. What comes out is
     added to the outputs. Letters that succeed leave FILE; what fails again, or cannot be replayed, stays in it.
     The inputs in FILE can be mended before, with any editor.
+
+    \b
+    sage dead-letters replay faq.dead.jsonl faq.py
     """
     check_file(file, "dead-letter file", SUFFIXES, any_name=True)
     watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)

@@ -68,7 +68,12 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
 )  # fmt: skip
 @debug_option
 def simulate(host: str, port: int, **options: Any) -> None:
-    """Serve OpenAI's API as vLLM does, with its timing and its metrics but without a model, until Ctrl-C."""
+    """Serve OpenAI's API as vLLM does, with its timing and its metrics but without a model, until Ctrl-C.
+
+    \b
+    sage endpoint simulate --profile tiny --fault 429=2@0.05
+    SAGE_LLM_URL=http://127.0.0.1:8001 sage run faq.py
+    """
     if port > 65_535:
         raise UsageError("E104", "bad number", at="--port", got=port, expected="at most 65535")
     allow_open_files()

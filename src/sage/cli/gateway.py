@@ -45,7 +45,12 @@ def _new_key(context: click.Context, parameter: click.Parameter, name: str | Non
 )  # fmt: skip
 @debug_option
 def gateway(endpoints: tuple[str, ...], config: str | None, host: str | None, port: int | None) -> None:
-    """Serve OpenAI's API in front of endpoints, shared fairly, until Ctrl-C."""
+    """Serve OpenAI's API in front of endpoints, shared fairly, until Ctrl-C.
+
+    \b
+    sage gateway --endpoint http://127.0.0.1:8001
+    SAGE_GATEWAY_URL=http://127.0.0.1:8900 sage run faq.py
+    """
     chosen = _config(endpoints, config, host, port)
     allow_open_files()
     forbid_core_dumps()

@@ -1,8 +1,4 @@
-"""The way in: runs a command, and turns whatever comes out of it into a line on standard error and an exit code.
-
-Exit codes: 0 done; 2 usage, 3 pipeline or its file, 4 source, 5 sink, 6 storage, 7 endpoint, 8 finished with dead
-letters (only with ``--fail-on-dead-letters``), 70 a defect of SAGE, 130 interrupted, 141 nobody reads the output.
-"""
+"""The way in: runs a command, and turns whatever comes out of it into a line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -42,9 +38,16 @@ COMMANDS = {
 }
 
 
-@click.group(
-    cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a check did not pass, 2 command line, 3 pipeline or settings, 4 source, 5 sink, 6 SAGE's "
+    "own files, 7 endpoint, 8 dead letters (--fail-on-dead-letters), 9 a process was lost, 70 a defect, 130 Ctrl-C."
 )
+
+
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True, epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 @click.version_option(__version__, message="sage %(version)s")
 @debug_option
 @click.pass_context
