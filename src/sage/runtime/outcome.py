@@ -135,6 +135,14 @@ class RunResult:
     goes_on: bool = False
     """The run has a job directory, from which another one goes on if this did not come to its end."""
 
+    def __repr__(self) -> str:
+        """What a notebook shows; all figures of all steps would fill its page."""
+        where = f", dead letters in {self.dead_letters}" if self.dead_letters is not None else ""
+        return f"<RunResult of {self.pipeline!r}: {self.status}, {self.account}{where}>"
+
     def collected(self, name: str = "collect") -> list[Any]:
         """The records that arrived at ``stream.collect(name)``."""
+        if name not in self._collected:
+            names = ", ".join(map(repr, self._collected)) or "none"
+            raise KeyError(f"no collect({name!r}) in this pipeline, but {names}")
         return self._collected[name]
