@@ -71,6 +71,11 @@ def run(
     The file is executed as a program. If it calls sage.run itself, that runs with the options given here; if not, the
     pipeline in its variable `pipeline`, or the only one, is run. ARGUMENTS behind -- are for the file (sys.argv).
 
+    \b
+    sage run faq.py                  from the beginning
+    sage run faq.py --job-dir job    goes on where it was cut off
+    sage run faq.py --engine ray     the same on a cluster
+
     Ctrl-C stops cleanly: nothing more is read, and what is in flight is finished. A second one ends it at once.
     Outputs of a run that is stopped or fails are put aside, not in place. With --job-dir, the same command goes on.
     """
