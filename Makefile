@@ -69,9 +69,10 @@ test-ray: $(VENV)/.dev
 bench-ray: $(VENV)/.dev
 	$(BIN)/python benchmarks/ray_engine.py
 
-# Jobs killed hundreds of times, at every point at which something becomes safe, and with 2,000 damages: half an hour
+# The fault matrix in full: jobs killed hundreds of times, at every point at which something becomes safe, 2,000 damages,
+# clusters whose machines and networks fail. Progress row by row, and a summary.
 faults: $(VENV)/.dev
-	SAGE_FAULTS=full $(BIN)/python -m pytest -n 2 tests/faults tests/engine/test_durable.py
+	$(BIN)/python tests/faults/matrix.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml

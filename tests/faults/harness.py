@@ -130,12 +130,7 @@ class History:
     ) -> bool:
         """One run in a process of its own; True if it came to its end, False if it was killed: after a time, or
         by itself with the call that makes so many on the bill, however slow the machine is."""
-        told, tell = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(told)
-            _child(self.workload, tell, hook, kill_at_bill)
-        os.close(tell)
+        pid, told = self.begun(hook, kill_at_bill)
         try:
             if kill_after_s is not None:
                 select.select([told], [], [], kill_after_s)
@@ -153,6 +148,20 @@ class History:
             return False
         self.ended.append("SUCCEEDED" if word.startswith("REFUSED E115") else word)  # it had, when it was killed
         return True
+
+    def begun(self, hook: Hook | None = None, kill_at_bill: int | None = None) -> tuple[int, int]:
+        """The process of a run, and the end of a pipe that says at its end how it ended."""
+        told, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(told)
+            _child(self.workload, tell, hook, kill_at_bill)
+        os.close(tell)
+        return pid, told
+
+    def billed(self) -> int:
+        """Calls that were made so far."""
+        return len(_lines(self.workload.folder / "bill"))
 
     def run_to_the_end(self) -> None:
         assert self.run(), "a run that nobody killed was killed"
@@ -190,7 +199,7 @@ class History:
                     yield f"ORDER of key {key}: {some}"
 
     def _bill(self) -> Iterator[str]:
-        calls = len(_lines(self.workload.folder / "bill"))
+        calls = self.billed()
         most = self.workload.records + sum(self.in_flight)
         if calls > most:
             yield f"BILL: {calls} calls, and {most} would be the most with {self.in_flight} in flight at the kills"
@@ -282,6 +291,14 @@ class CrashPoints:
         act(*arguments)
         if now:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait for what takes long on a good day: a cluster that starts, a machine that is given up."""
+    until = time.monotonic() + 5 * DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
 
 
 @contextmanager
