@@ -17,6 +17,7 @@ from sage.rag import Generate
 from sage.runtime.durability.audit import bill
 from sage.runtime.durability.fingerprint import fingerprint
 from sage.runtime.durability.reuse import FILE, Reuse
+from sage.runtime.processes import ProcessEngine
 
 SHARED = Path("shared")
 
@@ -84,6 +85,15 @@ def test_what_another_job_paid_is_not_paid_again(kind: type[Model], options: dic
     assert told == bill(Path("second"))[0], "the run's bill is that of its job"
     answers = [json.loads(line) for line in Path("second.jsonl").read_text().splitlines()]
     assert sorted(answer["n"] for answer in answers) == list(range(5, 30))
+
+
+def test_hosts_that_do_not_see_the_folder_ask_for_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessEngine, "sees_files", False)
+    run("first", Model(), processes=2)
+    second = run("second", Model(), range(5, 30), processes=2)
+    assert paid() == 30
+    (told,) = second.bill
+    assert (told.paid, told.adopted, told.paid_tokens, told.adopted_tokens) == (10, 15, 50, 75)
 
 
 def test_another_model_or_record_is_asked() -> None:
@@ -266,8 +276,6 @@ def test_it_needs_a_job_directory_here_and_a_folder_of_its_own() -> None:
     pipeline.read(Items([1])).map(Model(), durable=True).collect()
     with pytest.raises(SageError, match=r"E117 .* got no job directory"):
         sage.run(pipeline, reuse=SHARED)
-    with pytest.raises(SageError, match=r"E117 .* got engine 'ray'"):
-        sage.run(pipeline, reuse=SHARED, job_dir="job", engine="ray")
     SHARED.mkdir()
     SHARED.chmod(0o777)
     with pytest.raises(SageError, match=r"E612 .* others may write to it"):

@@ -154,13 +154,26 @@ class FarBranch:
     """Keys of the results that there are."""
     deaths: Mapping[bytes, int]
     """By key: how often a process died while the call was in flight."""
+    questions: Mapping[str, bytes] | None = None
+    """By step, if results are shared with other jobs: what all its calls ask."""
+    shared: frozenset[bytes] = frozenset()
+    """How the keys of shared results began when the run did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A host asks for a result."""
+    """A host asks for a result; with `shared`, for one of any job."""
 
     key: bytes
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A host has a result for all jobs, encoded."""
+
+    key: bytes
+    result: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +183,7 @@ class Keep:
     changes: list[Any]
 
 
-Question: TypeAlias = Look | Keep
+Question: TypeAlias = Look | Keep | Share
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,13 +129,10 @@ def check_engine(engine: str) -> None:
 
 
 def _check_reuse(options: RunOptions) -> None:
-    if options.reuse is None:
-        return
-    if options.job_dir is None or options.engine != "local":
-        got = "no job directory" if options.job_dir is None else f"engine {options.engine!r}"
+    if options.reuse is not None and options.job_dir is None:
         raise UsageError(
-            "E117", "this run cannot reuse results of other jobs", at=str(options.reuse), got=got,
-            expected="a job directory, and engine 'local'", try_="--job-dir DIR --reuse-results FOLDER",
+            "E117", "this run cannot reuse results of other jobs", at=str(options.reuse), got="no job directory",
+            try_="--job-dir DIR --reuse-results FOLDER",
         )  # fmt: skip
 
 

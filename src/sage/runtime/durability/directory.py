@@ -43,11 +43,11 @@ from sage.runtime.durability.opening import (
     recover,
 )
 from sage.runtime.durability.recording import Recorder
-from sage.runtime.durability.reuse import Reuse
+from sage.runtime.durability.reuse import Reuse, question_of
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.rows import Rows
 from sage.runtime.durability.slots import Slots
-from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question, StepBill
+from sage.runtime.durable import Branch, Cut, FarBranch, Kept, Look, Progress, Question, Share, StepBill
 
 
 class StepJournals(Journals):
@@ -64,7 +64,7 @@ class StepJournals(Journals):
         self.folder = folder
         super().__init__(epoch, str(os.getpid()))
         self._reuse_folder = reuse
-        self._reuse = None if reuse is None else Reuse(reuse)
+        self._reuse: Reuse | None = None if reuse is None else Reuse(reuse)
         try:
             self._open(begun=begun)
         except BaseException:
@@ -135,6 +135,8 @@ class JobDirectory(StepJournals):
         job has finished, `PipelineError` E226 if the pipeline cannot be made to outlive its process.
         """
         now = manifest_of(graph)
+        durable = [plan for plan in graph.steps.values() if plan.durable]
+        self._questions = None if reuse is None else {plan.name: question_of(plan) for plan in durable}
         self._doubts = doubts_of(graph)
         make(folder)
         self._lock = JobLock(folder / LOCK)
@@ -219,15 +221,24 @@ class JobDirectory(StepJournals):
         self._look_up()
 
     def far_branch(self) -> FarBranch:
-        return FarBranch(self.job, self.epoch, self._versions, frozenset(self._known), self._deaths)
+        shared = frozenset() if self._reuse is None else self._reuse.beginnings()
+        return FarBranch(
+            self.job, self.epoch, self._versions, frozenset(self._known), self._deaths, self._questions, shared
+        )
 
     def answer(self, question: Question, reply: Callable[[object], None]) -> None:
-        if isinstance(question, Look):
+        if isinstance(question, Share):
+            if self._reuse is not None:
+                self._reuse.put_encoded(question.key, question.result)
+        elif isinstance(question, Look) and question.shared:
+            reply(None if self._reuse is None else self._reuse.get(question.key))
+        elif isinstance(question, Look):
             stored = self._rows.get(RowKind.RESULT, question.key)
             reply(None if stored is None else self._blobs.loaded(stored))
         else:
-            large = all(change.kind in (RowKind.RESULT, RowKind.ADOPTED) for change in question.changes)
-            self._recorder.record(question.changes, large=large, told=lambda: reply(self._recorder.failure))
+            results = [change for change in question.changes if change.kind in (RowKind.RESULT, RowKind.ADOPTED)]
+            self._recorder.record([change for change in question.changes if change.kind is RowKind.BILL])
+            self._recorder.record(results, large=True, told=lambda: reply(self._recorder.failure))
 
     @property
     def stalled(self) -> SageError | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage import codec
 from sage.flow.graph import StepPlan
 from sage.flow.step import Kind
 from sage.runtime.durability.billing import Counts, add
-from sage.runtime.durability.memo import StepJournal
+from sage.runtime.durability.memo import Shared, StepJournal
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
-from sage.runtime.durability.reuse import Reuse
+from sage.runtime.durability.reuse import question_of
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import Slots
 from sage.runtime.durable import Durability, Kept, Progress, Results
@@ -26,7 +26,9 @@ class Journals(Durability):
     _slots: Slots
     _known: set[bytes]
     _deaths: Mapping[bytes, int]
-    _reuse: Reuse | None = None
+    _reuse: Shared | None = None
+    _entered: Callable[[], None] | None = None
+    """Called with each call that is about to be made."""
 
     def __init__(self, epoch: int, host: str) -> None:
         """`host` is its name in the bill, different from that of any other host of this epoch."""
@@ -44,6 +46,7 @@ class Journals(Durability):
         journal = StepJournal(
             plan, self._version(plan), rows=self._rows, blobs=self._blobs, recorder=self._recorder, slots=self._slots,
             known=self._known, deaths=self._deaths, job=self.job, reuse=self._reuse,
+            question=b"" if self._reuse is None else self._question(plan), entered=self._entered,
         )  # fmt: skip
         self._journals.append((plan.name, journal))
         return journal
@@ -82,6 +85,10 @@ class Journals(Durability):
         for step, journal in self._journals:
             add(counts, {step: journal.counts()})
         return {step: dict(some) for step, some in counts.items()}
+
+    def _question(self, plan: StepPlan) -> bytes:
+        """What all calls of the step ask."""
+        return question_of(plan)
 
     def _version(self, plan: StepPlan) -> str:
         """Of the step's operator."""

@@ -6,13 +6,12 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sage import codec
 from sage.errors import RecordError, SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.durability.recording import BlobStore, Recorder, RowStore
-from sage.runtime.durability.reuse import Reuse, question_of
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import KEY_BYTES, InFlight, Slots
 from sage.runtime.durable import Results
@@ -21,14 +20,26 @@ MOST_DEATHS = 3
 """Of the process, while the same call was in flight, the last time alone; then its record is a dead letter."""
 
 
+class Shared(Protocol):
+    """Results that jobs share, here or with the driver."""
+
+    def get(self, key: bytes) -> tuple[Any] | None:
+        """The result in a tuple, if there is one."""
+
+    def put(self, key: bytes, result: Any) -> None:
+        """Keep it, soon."""
+
+
 class StepJournal(Results):
     """The journal of one step in one process. `known` are the keys of results that there are, and `deaths` tells of
-    calls that were in flight when a process died."""
+    calls that were in flight when a process died. With results to `reuse`, `question` is what all calls ask."""
 
     def __init__(
         self, plan: StepPlan, version: str, *, rows: RowStore, blobs: BlobStore, recorder: Recorder, slots: Slots,
-        known: set[bytes], deaths: Mapping[bytes, int], job: str, reuse: Reuse | None = None,
+        known: set[bytes], deaths: Mapping[bytes, int], job: str, reuse: Shared | None = None, question: bytes = b"",
+        entered: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
+        """`entered` is called when a call is about to be made, and was counted."""
         self._step = plan.name
         self._rows = rows
         self._blobs = blobs
@@ -38,9 +49,15 @@ class StepJournal(Results):
         self._deaths = deaths
         self._prefix = hashlib.sha256(codec.canonical([job, plan.name, version])).digest()
         self._reuse = reuse
-        self._question = b"" if reuse is None else question_of(plan)
+        self._question = question
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._under_way: dict[bytes, int] = {}
+        """By key, calls without a result: their slots."""
+        self._keys: dict[int, bytes] = {}
+        self.most_under_way = 0
+        """So many at any time."""
+        self._entered = entered
 
     def key(self, rid: str, record: Any) -> bytes:
         name = rid.encode("utf-8", "surrogatepass")
@@ -91,10 +108,17 @@ class StepJournal(Results):
         key = key[:KEY_BYTES]
         slot = self._slots.enter(InFlight(key, self._step, rid), alone=self._is_suspect(key))
         if slot is not None:
-            self._count("made")
+            with self._lock:
+                self._counts["made"] += 1
+                self._under_way[key], self._keys[slot] = slot, key
+                self.most_under_way = max(self.most_under_way, len(self._under_way))
+            if self._entered is not None:
+                self._entered()
         return slot
 
     def leave(self, slot: int) -> None:
+        with self._lock:
+            self._under_way.pop(self._keys.pop(slot), None)
         self._slots.leave(slot)
 
     def keep(self, key: bytes, rid: str, result: Any, told: Callable[[], None] | None = None) -> int:
@@ -102,8 +126,9 @@ class StepJournal(Results):
             value = codec.encode([self._step, rid, result])
         except SageError as error:
             raise self._unfit("the result", error) from error
-        self._count("kept")
-        self._count("kept_tokens", tokens_of(result))
+        with self._lock:
+            self._counts.update({"kept": 1, "kept_tokens": tokens_of(result)})
+            self._under_way.pop(key[:KEY_BYTES], None)
         if self._reuse is not None:
             self._reuse.put(key[KEY_BYTES:], result)
         return self._recorder.record([Change(RowKind.RESULT, key[:KEY_BYTES], value, once=True)], large=True, told=told)
@@ -118,6 +143,11 @@ class StepJournal(Results):
         """Calls made, results kept, reused and adopted, since the run began."""
         with self._lock:
             return dict(self._counts)
+
+    def counts_if_lost(self) -> dict[str, int]:
+        """The same, if this process dies with as many calls under way as ever."""
+        with self._lock:
+            return {**self._counts, "made": self._counts["made"] - len(self._under_way) + self.most_under_way}
 
     def _is_suspect(self, key: bytes) -> bool:
         """Its process died so often that the next death would be the last: it had better be alone then."""

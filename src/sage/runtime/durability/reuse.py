@@ -31,6 +31,8 @@ MOST_BYTES = 1 << 30
 """Of the file, about. Beyond it the oldest eighth of the results goes."""
 LARGEST_BYTES = 16 << 20
 """A result of more is not kept."""
+BEGINNING_BYTES = 8
+"""Of a key: enough to tell who need not ask."""
 APPLICATION = 0x53524553
 FORMAT = 1
 BUSY_TIMEOUT_S = 30.0
@@ -97,9 +99,22 @@ class Reuse:
 
     def put(self, key: bytes, result: Any) -> None:
         """Keep it, soon; in place of one that is damaged."""
-        value = codec.encode(result)
+        self.put_encoded(key, codec.encode(result))
+
+    def put_encoded(self, key: bytes, value: bytes) -> None:
+        """The same, of what `sage.codec` made of a result."""
         if len(value) <= LARGEST_BYTES:
             self._recorder.record([Change(RowKind.RESULT, key, value)])
+
+    def beginnings(self) -> frozenset[bytes]:
+        """The first bytes of all keys: where a key does not begin like one of them, there is no result."""
+        try:
+            with self._lock:
+                rows = self._reader.execute("SELECT substr(key, 1, ?) FROM results", (BEGINNING_BYTES,)).fetchall()
+        except sqlite3.Error as error:
+            self._unread = _unusable(self._path, str(error))
+            return frozenset()
+        return frozenset(beginning for (beginning,) in rows)
 
     def close(self) -> None:
         self._recorder.close()
