@@ -3,6 +3,8 @@
 # make bench  the engine against plain Python;  make bench-retrieval  search quality and speed;  make bench-queues  the
 #             queues against their peers;  make bench-network  the network laboratory itself
 # make test-ray   every test of the engine on a cluster of two nodes (20 minutes);  make bench-ray  what a cluster brings
+# make check-image   the steps of deploy/Dockerfile, done in an empty folder;  make check-deploy SCHEMAS=FOLDER   the lab's
+#             manifests against the schemas of Compose and KubeRay (tests/deploy/manifests.py says which files)
 # Everything is installed below .venv (PYTHON=python3.12 make test picks another interpreter), but for the embedding
 # model (35 MB), which goes to SAGE's data folder: ~/.local/share/sage, or SAGE_DATA_DIR. make clean removes .venv.
 
@@ -19,7 +21,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/.failed
 AGAIN  := $(PYTEST) --last-failed --last-failed-no-failures=none --verbose
 
-.PHONY: demo test check faults bench bench-retrieval bench-queues bench-network test-ray bench-ray lock clean
+.PHONY: demo test check faults bench bench-retrieval bench-queues bench-network test-ray bench-ray check-image check-deploy lock clean
 
 demo: $(VENV)/.run $(VENV)/.model
 	$(BIN)/sage run examples/demo.py
@@ -74,6 +76,12 @@ bench-ray: $(VENV)/.dev
 # clusters whose machines and networks fail. Progress row by row, and a summary.
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/matrix.py
+
+check-image: $(VENV)/.dev
+	$(BIN)/python tests/deploy/image_steps.py
+
+check-deploy: $(VENV)/.dev
+	$(BIN)/python tests/deploy/manifests.py $(SCHEMAS)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-emit-index-url --no-header --extra rag --extra llm -o requirements/run.lock pyproject.toml

@@ -6,12 +6,13 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
 import yaml
+from image_steps import Image, instructions, is_let_through
 
 from sage.cli.main import main
 from sage.gateway.config import load_config
@@ -22,13 +23,6 @@ SCRIPTS = sorted(DEPLOY.rglob("*.sh"))
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text()))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-
-
-def dockerfile() -> list[tuple[str, str]]:
-    """Instructions and what follows them, continued lines joined."""
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    lines = (line.strip() for line in text.splitlines())
-    return [(line.split()[0].upper(), line.split(maxsplit=1)[1]) for line in lines if line and not line.startswith("#")]
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,29 +45,55 @@ def commands() -> list[list[str]]:
 
 
 def test_the_image_is_pinned_checked_and_not_root() -> None:
-    instructions = dockerfile()
-    bases = [rest for name, rest in instructions if name == "ARG" and rest.startswith("BASE=")]
+    steps = instructions()
+    bases = [rest for name, rest in steps if name == "ARG" and rest.startswith("BASE=")]
     assert all(re.fullmatch(r"BASE=\S+:\S+@sha256:[0-9a-f]{64}", base) for base in bases)
-    assert {rest.split()[0] for name, rest in instructions if name == "FROM"} == {"${BASE}"}
-    assert [rest for name, rest in instructions if name == "USER"] == ["10001:10001"]
-    last = max(number for number, (name, _) in enumerate(instructions) if name == "FROM")
-    kinds = [name for name, _ in instructions[last:]]
+    assert {rest.split()[0] for name, rest in steps if name == "FROM"} == {"${BASE}"}
+    assert [rest for name, rest in steps if name == "USER"] == ["10001:10001"]
+    last = max(number for number, (name, _) in enumerate(steps) if name == "FROM")
+    kinds = [name for name, _ in steps[last:]]
     assert "HEALTHCHECK" in kinds
     assert "ADD" not in kinds
-    variables = [rest for name, rest in instructions if name == "ENV"]
+    variables = [rest for name, rest in steps if name == "ENV"]
     assert not any(re.search(r"(?i)(token|key|password|secret)=\S", rest) for rest in variables)
-    assert all("--require-hashes" in rest or "--no-deps" in rest for _, rest in instructions if "pip install" in rest)
+    assert all("--require-hashes" in rest or "--no-deps" in rest for _, rest in steps if "pip install" in rest)
 
 
-def test_all_that_is_copied_is_there_and_let_through() -> None:
-    let_through = [
-        line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
-    ]
-    for name, rest in dockerfile():
-        if name == "COPY" and not rest.startswith("--from"):
-            for source in rest.split()[:-1]:
-                assert (ROOT / source).exists(), source
-                assert any(fnmatch(source, each) for each in let_through), source
+def test_all_that_is_copied_is_there_and_let_through(tmp_path: Path) -> None:
+    image = Image(tmp_path)
+    for name, rest in instructions():
+        if name in ("WORKDIR", "COPY", "ENV"):
+            image.do(name, rest)
+    assert (tmp_path / "src" / "src" / "sage" / "cli" / "main.py").exists()
+    assert (tmp_path / "opt" / "sage" / "bin" / "healthy.sh").exists()
+    assert not list(tmp_path.rglob("*.pyc"))
+    assert image.run("echo $RAY_AUTH_MODE $PATH").startswith(f"token {tmp_path}/opt/sage/bin:")
+    assert not any(is_let_through(path) for path in ("deploy/secrets/ray_token", ".git/config", "tests/conftest.py"))
+
+
+def test_steps_of_the_image_that_fail_are_told(tmp_path: Path) -> None:
+    image = Image(tmp_path)
+    image.do("RUN", "ln -s /opt/sage/bin/sage /usr/local/bin/")
+    assert (tmp_path / "usr/local/bin/sage").readlink() == tmp_path / "opt/sage/bin/sage"
+    image.do("RUN", "useradd somebody")
+    assert image.left_out == ["useradd somebody"]
+    with pytest.raises(subprocess.CalledProcessError):
+        image.do("RUN", "false; true")
+
+
+def test_a_field_that_a_schema_does_not_know_is_a_mistake(tmp_path: Path) -> None:
+    properties = {"kind": {}, "apiVersion": {}, "metadata": {}, "spec": {"properties": {"size": {"type": "integer"}}}}
+    versions = [{"name": "v1", "schema": {"openAPIV3Schema": {"properties": properties}}}]
+    (tmp_path / manifests.RAY_CLUSTER).write_text(yaml.safe_dump({"spec": {"versions": versions}}))
+
+    def wrong(version: str, **spec: object) -> list[str]:
+        document = {"kind": "RayCluster", "apiVersion": f"ray.io/{version}", "metadata": {"name": "a"}, "spec": spec}
+        return list(manifests.wrong_in_ray_cluster(document, tmp_path))
+
+    assert wrong("v1", size=1) == []
+    assert wrong("v1", size="one") == ["$.spec.size: 'one' is not of type 'integer'"]
+    assert wrong("v1", sise=1) == ["$.spec: Additional properties are not allowed ('sise' was unexpected)"]
+    assert wrong("v2", size=1) == ["apiVersion: v2 is no version of the schema"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
