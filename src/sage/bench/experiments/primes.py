@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any
 
@@ -75,7 +75,7 @@ def measure(case: Case, executor: Executor, seed: int) -> tuple[Figures, Run | N
     function = partial(factor if kind == "factor" else prime, seed)
     with Usage() as usage:
         if kind == "plain":
-            return {**_plain(function, tasks, case.settings["workers"]), **usage.figures()}, None
+            return {**_plain(case, function), **usage.figures()}, None
         assert isinstance(executor, EngineCluster)
         records = executor.perform(function, tasks, case)
         usage_figures = usage.figures()
@@ -118,19 +118,45 @@ def _rho(number: int, chance: random.Random) -> int:
             return int(divisor)
 
 
-def _loop(function: Any, worker: int, workers: int, tasks: int) -> tuple[float, float, list[Any]]:
-    """What a plain process does: its part of the tasks, one after another."""
-    began_s = monotonic()
-    found = [function(index) for index in range(worker, tasks, workers)]
-    return began_s, monotonic(), found
+def _plain(case: Case, function: Any) -> Figures:
+    """What the machine can do: plain processes, each of which takes the next task that nobody has."""
+    context, tasks = get_context("spawn"), case.settings["tasks"]
+    taken = context.Value("q", 0)
+    pipes = [context.Pipe() for _ in range(case.settings["workers"])]
+    workers = [context.Process(target=_loop, args=(function, taken, tasks, theirs), daemon=True) for _, theirs in pipes]
+    for worker, (_, theirs) in zip(workers, pipes, strict=True):
+        worker.start()
+        theirs.close()
+    ours = [pipe for pipe, _ in pipes]
+    try:
+        for do in (Connection.recv, lambda pipe: pipe.send(None)):  # all are ready before any begins
+            for pipe in ours:
+                do(pipe)
+        parts = [pipe.recv() for pipe in ours]
+    except EOFError as error:
+        raise InternalError("E902", "a plain process ended before its work did", at=case.name) from error
+    finally:
+        for worker, pipe in zip(workers, ours, strict=True):
+            pipe.close()
+            worker.join()
+    _check(case, tasks, [found for *_, outcomes in parts for found in outcomes])
+    return {"throughput_per_s": tasks / (max(end for _, end, _ in parts) - min(begin for begin, *_ in parts))}
 
 
-def _plain(function: Any, tasks: int, workers: int) -> Figures:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_loop, [function] * workers, range(workers), [workers] * workers, [workers] * workers))
-        parts = list(pool.map(_loop, [function] * workers, range(workers), [workers] * workers, [tasks] * workers))
-    found_s = max(end for _, end, _ in parts) - min(begin for begin, _, _ in parts)
-    return {"throughput_per_s": sum(len(found) for *_, found in parts) / found_s}
+def _loop(function: Any, taken: Any, tasks: int, pipe: Connection) -> None:
+    function(0)  # what it needs is imported before the clock runs
+    pipe.send(None)
+    pipe.recv()
+    began_s, found = monotonic(), []
+    while (index := _next(taken)) < tasks:
+        found.append(function(index))
+    pipe.send((began_s, monotonic(), found))
+
+
+def _next(taken: Any) -> int:
+    with taken.get_lock():
+        taken.value += 1
+        return int(taken.value) - 1
 
 
 def _figures(case: Case, records: Sequence[Stamped]) -> Figures:
