@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import socket
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
@@ -44,7 +43,7 @@ class Place:
 
 def new_queue_id() -> str:
     """An id that nobody else has."""
-    return f"q-{secrets.token_hex(8)}"
+    return f"q-{os.urandom(8).hex()}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import struct
 import sys
@@ -192,7 +191,7 @@ class SageQueueDescriptor(QueueDescriptor):
 
     max_bytes: int = 64 * 1024 * 1024
     """How many bytes the items may take together, in the owner's memory and in the shared one."""
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    token: str = field(default_factory=lambda: os.urandom(16).hex())
     """Names the owner's socket, and the memory. Nobody can guess it."""
     host: str | None = None
     """Where other machines find the owner, which listens there."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ class SharedMemoryQueueDescriptor(QueueDescriptor):
     """How many bytes of large items fit, beside 4 MiB of small ones."""
     by_value: bool = False
     """Whether classes and functions of the script that runs travel along: for consumers that do not have it."""
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    token: str = field(default_factory=lambda: os.urandom(16).hex())
     """Names the file. Nobody can guess it."""
 
     def __post_init__(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import secrets
 from typing import Any
 
 from sage.errors import QueueError
@@ -15,7 +15,7 @@ _KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
 
 def new_key() -> str:
     """A new secret, as hexadecimal digits."""
-    return secrets.token_hex(KEY_BYTES)
+    return os.urandom(KEY_BYTES).hex()
 
 
 def check_key(key: Any) -> None:
