@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -106,19 +106,6 @@ class Histogram:
         self._sum_s += value_s * count
         self._min_s = min(self._min_s, value_s)
         self._max_s = max(self._max_s, value_s)
-
-    def record_many(self, values_s: Sequence[float]) -> None:
-        """Record each of `values_s`; cheaper than as many calls of `record`. All or none if one of them is refused."""
-        if not values_s:
-            return
-        buckets = [_bucket_of(value_s) for value_s in values_s]
-        counts = self._counts
-        for bucket in buckets:
-            counts[bucket] += 1
-        self._sum_s += sum(values_s)
-        shortest_s, longest_s = min(values_s), max(values_s)
-        self._min_s = min(self._min_s, shortest_s)
-        self._max_s = max(self._max_s, longest_s)
 
     def merge(self, other: Histogram | HistogramSnapshot) -> None:
         """Add what `other` holds; `other` stays as it is."""

@@ -1,4 +1,4 @@
-"""Operators as bytes: how one description becomes a live copy in each place that runs it."""
+"""Operators and records as bytes: how one description becomes a live copy in each place that runs it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from typing import Any
 MAX_DEPTH = 6
 
 
-def ship(operator: Any) -> bytes:
-    """Pickle `operator`: by reference where it can be imported, by value (cloudpickle) otherwise.
-
-    Raises whatever its attributes raise when they cannot be pickled; `culprit` then says which.
-    """
-    return _pickled(operator)
-
-
 def _pickled(operator: Any, apart: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """By reference where it can be imported, by value (cloudpickle) otherwise. Raises whatever its attributes raise."""
     if not _lives_in_main(operator):
         try:
             return pickle.dumps(operator, protocol=5, buffer_callback=apart)
@@ -29,11 +22,6 @@ def _pickled(operator: Any, apart: Callable[[pickle.PickleBuffer], bool] | None 
     import cloudpickle
 
     return bytes(cloudpickle.dumps(operator, protocol=5, buffer_callback=apart))
-
-
-def unship(shipped: bytes) -> Any:
-    """The live copy. Only for bytes that `ship` made in this process or that came over an authenticated link."""
-    return pickle.loads(shipped)  # noqa: S301 -- see above
 
 
 _OF_THE_SCRIPT = b"__main__"
@@ -57,7 +45,7 @@ def pack(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
         data = pickle.dumps(value, protocol=5, buffer_callback=keep)
         if _OF_THE_SCRIPT not in data:
             return data, buffers
-    except Exception:  # noqa: BLE001 -- as in `ship`
+    except Exception:  # noqa: BLE001 -- as in `_pickled`
         pass
     buffers.clear()
     import cloudpickle
@@ -127,7 +115,7 @@ def _is_plain(value: Any) -> bool:
 
 def _ships(value: Any) -> bool:
     try:
-        ship(value)
+        _pickled(value)
     except Exception:  # noqa: BLE001 -- the answer is no, whatever the reason
         return False
     return True
