@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 from patience import DEADLINE_S
+from sage.cli.main import main
 
 SAGE = (sys.executable, "-m", "sage")
 
@@ -33,6 +37,16 @@ def sage(*arguments: str | bytes, cwd: Path, env: Mapping[str, str] | None = Non
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def sage_here(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for commands that end before they start anything: a hundredth of the time."""
+    out, err = StringIO(), StringIO()
+    replaced = mock.patch.dict(os.environ, env or environment(), clear=True)
+    with replaced, chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        code = main(arguments)
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
 
 
 class Running:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import Running, sage
+from cli.command_line import Running, sage_here
 from sage.llm.simulated import PROFILES
 
 
@@ -43,7 +43,7 @@ def test_a_supervisor_can_end_it_too(tmp_path: Path) -> None:
 
 
 def test_profiles_are_listed(tmp_path: Path) -> None:
-    listed = sage("endpoint", "simulate", "--list-profiles", cwd=tmp_path).stdout
+    listed = sage_here("endpoint", "simulate", "--list-profiles", cwd=tmp_path).stdout
     assert [line.partition(":")[0] for line in listed.splitlines()] == list(PROFILES)
 
 
@@ -62,6 +62,6 @@ def test_profiles_are_listed(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be(arguments: list[str], code: int, word: str, tmp_path: Path) -> None:
-    done = sage("endpoint", "simulate", *arguments, cwd=tmp_path)
+    done = sage_here("endpoint", "simulate", *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(word)

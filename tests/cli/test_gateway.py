@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import Running, sage
+from cli.command_line import Running, sage, sage_here
 from sage.llm.simulated import SimulatedEndpoint
 
 
@@ -58,7 +58,6 @@ def test_from_a_configuration_to_the_tokens_used(tmp_path: Path) -> None:
         (["gateway", "--endpoint", "ftp://x"], 3, "E242"),
         (["gateway", "--endpoint", "http://x", "--port", "70000"], 2, "E104"),
         (["gateway", "--endpoint", "http://x", "--host", "0.0.0.0"], 3, "E247"),
-        (["gateway", "--endpoint", "http://127.0.0.1:9"], 7, "E701"),
         (["gateway", "--config", "missing.toml"], 2, "E120"),
         (["gateway", "--new-key", "a b"], 3, "E242"),
         (["usage", "--file", "missing.sqlite"], 2, "E120"),
@@ -68,5 +67,10 @@ def test_from_a_configuration_to_the_tokens_used(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_done(arguments: list[str], code: int, word: str, tmp_path: Path) -> None:
     (tmp_path / "strange.sqlite").write_text("not a database")
-    done = sage(*arguments, cwd=tmp_path)
+    done = sage_here(*arguments, cwd=tmp_path)
     assert (done.returncode, word in done.stderr) == (code, True), done.stderr
+
+
+def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
+    done = sage("gateway", "--endpoint", "http://127.0.0.1:9", cwd=tmp_path)
+    assert (done.returncode, "E701" in done.stderr) == (7, True), done.stderr

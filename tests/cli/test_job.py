@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import SAGE, Running, environment, sage
+from cli.command_line import SAGE, Running, environment, sage, sage_here
 from jobs.managers import ENDLESS, QUICK, RELEASED, Managed
+from patience import DEADLINE_S
 from sage.jobs.daemon import manager_of
 from sage.processes import end_all
 
@@ -27,7 +28,7 @@ def managed(tmp_path: Path, wait_until: Wait) -> Iterator[Managed]:
     managed = Managed(tmp_path)
     yield managed
     manager = manager_of(managed.folder)
-    assert manager is None or end_all([manager], 20) == []
+    assert manager is None or end_all([manager], DEADLINE_S) == []
     managed.close()
     wait_until(lambda: managed.processes() == [])
 
@@ -158,7 +159,7 @@ def test_a_job_outlives_the_terminal(managed: Managed, wait_until: Wait, tmp_pat
     ],
 )
 def test_an_id_that_no_job_has(served: Managed, command: str, job: str, code: str) -> None:
-    done = sage("job", command, job, cwd=served.where)
+    done = sage_here("job", command, job, cwd=served.where)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{code} ")
     assert done.stderr.rstrip().isprintable()
@@ -198,7 +199,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant(served: Managed, arguments: tuple[str, ...], code: str) -> None:
-    done = sage(*arguments, cwd=served.where)
+    done = sage_here(*arguments, cwd=served.where)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"{code} ")
     assert len(served.client.list()) == 1
@@ -213,7 +214,7 @@ def test_without_a_manager(tmp_path: Path) -> None:
         ("job", "show", "0123abcd"),
         ("jobmanager", "status"),
     ):
-        done = sage(*arguments, cwd=tmp_path, env=env)
+        done = sage_here(*arguments, cwd=tmp_path, env=env)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("E140 no job manager runs")
         assert done.stderr.endswith("Try: sage jobmanager start\n")
@@ -222,7 +223,7 @@ def test_without_a_manager(tmp_path: Path) -> None:
 def clean(managed: Managed, *options: str, answer: str = "") -> tuple[int, str, str]:
     done = subprocess.run(
         [*SAGE, "jobmanager", "cleanup", *options], cwd=managed.where, env=environment(), input=answer, text=True,
-        capture_output=True, timeout=50, check=False,
+        capture_output=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

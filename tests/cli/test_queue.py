@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cli.command_line import SAGE, Running, environment, sage
+from cli.command_line import SAGE, Running, environment, sage, sage_here
 from patience import DEADLINE_S
 from sage.queues import LocalQueueDescriptor, Queue, overview
 
@@ -86,7 +86,7 @@ def test_no_queues(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_that_no_queue_has(orders: Queue[int], tmp_path: Path, name: str, hint: str) -> None:
-    shown = sage("queue", "show", name, cwd=tmp_path)
+    shown = sage_here("queue", "show", name, cwd=tmp_path)
     assert (shown.returncode, shown.stdout) == (2, "")
     assert shown.stderr.startswith("E128 ")
     assert shown.stderr.rstrip().endswith(hint)
@@ -108,7 +108,7 @@ def test_a_name_that_no_queue_has(orders: Queue[int], tmp_path: Path, name: str,
     ],
 )
 def test_what_cannot_be_meant(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = sage("queue", *arguments, cwd=tmp_path)
+    done = sage_here("queue", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("E104 ")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.command_line import environment, sage
+from cli.command_line import environment, sage, sage_here
 from endpoints import MisbehavingEndpoint
 from sage.errors import PipelineError
 from sage.rag.model import require_model
@@ -50,7 +50,7 @@ def test_answers_are_written_where_there_is_an_endpoint(indexed: Path) -> None:
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     def refused(*arguments: str) -> tuple[int, str]:
-        done = sage("rag", *arguments, cwd=tmp_path)
+        done = sage_here("rag", *arguments, cwd=tmp_path)
         assert done.stdout == ""
         return done.returncode, done.stderr
 
