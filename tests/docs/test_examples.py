@@ -38,17 +38,17 @@ def test_example(example: str, way: str, tmp_path: Path) -> None:
 
 
 def test_demo_on_a_few_documents(tmp_path: Path) -> None:
-    """The demo itself, with the entries of the FAQ for documents: all 94 questions, and a tenth of the time."""
+    """The demo itself, with the entries of the FAQ for documents and a third of its questions."""
     require_embedding_model()
-    (tmp_path / "few.py").write_text(
-        f"import sys, pathlib\nsys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "import demo\ndemo.CORPUS = pathlib.Path('few.jsonl.gz')\ndemo.main()\n"
-    )
-    say(f"gunzip -c {ROOT}/data/python_faq/corpus.jsonl.gz | grep '\"faq/' | gzip > few.jsonl.gz", tmp_path, {})
-    said = say("sage run few.py", tmp_path, {"COLUMNS": "80"})
-    assert "94 questions" in said
-    assert "read 94 = written 94 + dead-lettered 0 + filtered 0" in said
+    data = tmp_path / "data" / "python_faq"
+    data.mkdir(parents=True)
+    say(f"cp -r {ROOT}/examples .", tmp_path, {})
+    say(f"gunzip -c {ROOT}/data/python_faq/corpus.jsonl.gz | grep '\"faq/' | gzip > corpus.jsonl.gz", data, {})
+    say(f"sed -n 1~3p {ROOT}/data/python_faq/queries.jsonl > queries.jsonl", data, {})
+    said = say("sage run examples/demo.py", tmp_path, {"COLUMNS": "80"})
+    assert "32 questions" in said
+    assert "read 32 = written 32 + dead-lettered 0 + filtered 0" in said
     answers = [json.loads(line) for line in (tmp_path / "demo-output" / "answers.jsonl").read_text().splitlines()]
     assert {answer["answered_by"] for answer in answers} == {"extractive"}
     own = [a for a in answers if a["id"].replace("q:", "faq/") in {source["id"] for source in a["sources"]}]
-    assert len(own) > 60
+    assert len(own) > 20

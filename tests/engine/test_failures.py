@@ -138,7 +138,7 @@ def test_a_record_over_its_time_is_given_up_and_its_neighbours_go_on(engine: Eng
         return x
 
     try:
-        result = engine.over([1, 2, 3], lambda s: s.map(operator, timeout_s=1.0))
+        result = engine.over([1, 2, 3], lambda s: s.map(operator, timeout_s=0.25, retries=3))
         assert sorted(result.collected()) == [1, 3]
         (letter,) = letters(result)
         assert (letter["code"], letter["input"]) == ("E410", 2)

@@ -72,8 +72,8 @@ def test_awkward_documents(build_here):
         assert index.document_count == 6
 
 
-def test_a_document_of_ten_megabytes(build_here):
-    path = build_here([{"id": "big", "text": "All work and no play. " * 450_000 + "The needle lies here."}])
+def test_a_document_of_three_megabytes(build_here):
+    path = build_here([{"id": "big", "text": "All work and no play. " * 135_000 + "The needle lies here."}])
     with Index(path) as index:
         assert "needle" in index.search("where lies the needle", top_k=1)[0]["text"]
 
