@@ -46,18 +46,20 @@ MAY: dict[str, set[str]] = {
 TOP = {"__init__", "__main__", "bench", "dashboard", "cli"}
 """These use the public names of everything."""
 LAZY_PACKAGES = {
-    "aiohttp", "asyncio", "cloudpickle", "concurrent", "fastjsonschema", "gzip", "importlib", "inspect",
-    "msgspec", "numpy", "onnxruntime", "pyarrow", "ray", "rich",
-    "sqlalchemy", "sqlite3", "tantivy", "tokenizers", "uvloop",
+    "aiohttp", "asyncio", "cloudpickle", "concurrent", "fastjsonschema", "gzip", "httptools", "importlib", "inspect",
+    "msgspec", "numpy", "onnxruntime", "pyarrow", "ray", "rich", "sqlalchemy", "sqlite3", "tantivy", "tokenizers",
+    "tomllib", "uvloop", "yarl",
 }  # fmt: skip
 """What functions may import when they are called: optional, or slow to import."""
 LAZY_MODULES = {
     "sage.runtime.asynchronous",  # asyncio takes 40 ms
     "sage.runtime.eventloop",  # the same
+    "sage.runtime.async_worker",  # the same
     "sage.runtime.durability.directory",  # SQLite
     "sage.runtime.durability",  # the same
     "sage.runtime.durability.far",  # the same
     "sage.connectors.sqlite_table",  # sqlite3
+    "sage.connectors.keyvalue_file",  # the same
     "sage.queues.ray_calls",  # asyncio
     "sage.queues.ray_host",  # ray
     "sage.queues.ray_references",  # ray
@@ -95,10 +97,10 @@ def trees() -> dict[str, ast.Module]:
     }
 
 
-def imports() -> Iterator[Import]:
+@cache
+def imports() -> list[Import]:
     """All of them: also in functions, and those for type checking only."""
-    for file, tree in trees().items():
-        yield from _imports_of(file, tree, in_function=False)
+    return [found for file, tree in trees().items() for found in _imports_of(file, tree, in_function=False)]
 
 
 def _imports_of(file: str, tree: ast.AST, *, in_function: bool) -> Iterator[Import]:

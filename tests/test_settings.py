@@ -143,6 +143,8 @@ def test_a_url_is_checked_alike_elsewhere() -> None:
         ("llm_url = 8", "E241", "got 8 (int), expected text"),
         ('llm_timeout_s = "8"', "E241", "got '8' (str), expected a number"),
         ("llm_timeout_s = true", "E241", "got True (bool)"),
+        ("restarts = 1.5", "E241", "got 1.5 (float), expected a whole number"),
+        ("restarts = -1", "E242", "from 0 to 1,000"),
         ("debug = 1", "E241", "got 1 (int), expected true or false"),
         ('debug = "true"', "E241", "got 'true' (str)"),
         ("llm_timeout_s = 0", "E242", "more than 0"),

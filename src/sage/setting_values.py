@@ -15,6 +15,7 @@ from sage.errors import PipelineError
 
 MAX_TIMEOUT_S = 86_400.0
 MAX_KEY_BYTES = 4096
+MAX_COUNT = 1_000
 
 
 class Secret:
@@ -147,6 +148,19 @@ def _read_seconds(given: Given) -> float:
     return seconds
 
 
+def _read_count(given: Given) -> int:
+    value = given.value
+    try:
+        if isinstance(value, bool) or (given.from_file and not isinstance(value, int)):
+            raise given.wrong_type("a whole number")
+        count = int(value)  # type: ignore[call-overload]
+    except ValueError:
+        raise given.wrong_type("a whole number") from None
+    if not 0 <= count <= MAX_COUNT:
+        raise given.not_allowed(f"from 0 to {MAX_COUNT:,}")
+    return int(count)
+
+
 def _read_bool(given: Given) -> bool:
     if isinstance(given.value, bool):
         return given.value
@@ -166,6 +180,7 @@ READERS: Mapping[str, Callable[[Given], object]] = {
     "gateway_key": _read_key,
     "data_dir": _read_path,
     "runtime_dir": _read_path,
+    "restarts": _read_count,
     "debug": _read_bool,
 }
 

@@ -20,6 +20,7 @@ setting             default           meaning
                                       or ``.sage`` in the current directory where there is no home
 ``runtime_dir``     in memory         where processes of this user on this machine find one another, all of them in the
                                       same folder: ``/dev/shm/sage-UID``, ``$XDG_RUNTIME_DIR/sage`` or ``/tmp/sage-UID``
+``restarts``        3                 how often a run of several hosts begins again after one is lost, within a minute
 ``debug``           false             tracebacks in full
 ==================  ================  ==================================================================================
 
@@ -31,7 +32,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +61,7 @@ class Settings:
     llm_timeout_s: float = 300.0
     gateway_url: str | None = None
     gateway_key: Secret | None = None
+    restarts: int = 3
     debug: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -180,6 +181,8 @@ def _given(environ: Mapping[str, str], path: str | Path | None, problems: list[P
 
 
 def _read_toml(file: Path) -> tuple[dict[str, Any], list[str]]:
+    import tomllib  # most processes have no file to read
+
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
