@@ -158,8 +158,11 @@ def test_a_run_begins_again_when_a_process_is_killed(place: str, wait_until: Any
     assert result.account.read + result.earlier == 2
 
 
-def test_a_killed_process_is_the_end_of_a_run_that_may_not_begin_again(wait_until: Any) -> None:
-    job, pids, gate = staged("busy", restarts=0)
+def test_a_killed_process_is_the_end_of_a_run_that_may_not_begin_again(
+    wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_RESTARTS", "0")
+    job, pids, gate = staged("busy")
     wait_until(lambda: pids)
     os.kill(pids[0], signal.SIGKILL)
     result = job.wait(DEADLINE_S)

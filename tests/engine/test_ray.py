@@ -77,6 +77,35 @@ def test_order_by_holds_across_nodes() -> None:
         assert numbers == list(range(key, 2000, 5))
 
 
+def connections_to(port: int) -> int:
+    """Established ones, as their server has them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("edges", [1, 4])
+def test_two_hosts_have_one_connection_however_many_edges(edges: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports: list[int] = []
+    serve = ray_engine.serve
+
+    def noted(key: str) -> Any:
+        address, server = serve(key)
+        ports.append(address.port)
+        return address, server
+
+    async def count(record: Any) -> int:  # at home
+        return connections_to(ports[-1])
+
+    def build(stream: sage.Stream) -> sage.Stream:
+        for number in range(edges):
+            stream = stream.map(node_of, name=f"away {number}").map(count, name=f"home {number}")
+        return stream
+
+    monkeypatch.setattr(ray_engine, "serve", noted)
+    assert max(engine.over(range(500), build).collected()) == 2
+
+
 @pytest.mark.thorough
 def test_where_no_port_can_be_reached_everything_goes_in_calls(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -168,6 +197,7 @@ def test_a_job_directory_is_with_the_driver() -> None:
     assert len(calls) <= 200 + 2
 
 
+@pytest.mark.thorough  # of the law itself, test_again.py is the test
 def test_a_host_that_stands_still_is_lost(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "LEASE_TICKS", 4)
     job, pids, gate = busy(restarts=0)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sage.cli.figures import clock, columns_as_text, count, seconds
+from sage.cli.why import placements, routes
 from sage.errors import shorten
 from sage.jobs.states import State
 from sage.runtime.account import Account
@@ -106,6 +107,8 @@ def explained(found: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> It
             took = "" if host["service_s"] is None else f", {seconds(host['service_s'])} a record"
             memory = f"{host['memory_bytes'] / 1e6:,.0f} MB, start {host['attempt']}"
             yield f"  {host['name']}: {host['slots']:,} slots, {host['in_flight']:,} records in flight{took}, {memory}"
+        for line in (*placements(figures.get("placed", ())), *routes(figures.get("routes", ()))):
+            yield f"  {line}"
         for step in sorted(figures["steps"], key=lambda step: -step["busy_s"]):
             busy = step["busy_s"] / max(1e-9, figures["elapsed_s"] * step["slots"]) if step["slots"] else 0.0
             yield f"  {step['name']}: {busy:.0%} of {step['slots']:,} slots busy, {step['waiting']:,} records wait"

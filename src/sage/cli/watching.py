@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
 import click
@@ -12,6 +12,7 @@ from sage.cli.commands import Invocation
 from sage.cli.progress import View, view_for
 from sage.cli.report import as_json, in_words
 from sage.cli.stderr import say
+from sage.cli.why import placements, routes
 from sage.flow.pipeline import Pipeline
 from sage.runtime.job import Job
 from sage.runtime.outcome import RunOptions, RunResult, Status
@@ -26,6 +27,7 @@ class Watcher:
 
     invocation: Invocation
     quiet: bool = False
+    explain: bool = False
     json_to: TextIO | None = None
     """Where every result goes as a line of JSON, if anywhere."""
     results: list[RunResult] = field(default_factory=list)
@@ -63,6 +65,10 @@ class Watcher:
     def _tell(self, result: RunResult, pipeline: Pipeline) -> None:
         if not self.quiet:
             say("\n".join(in_words(result, pipeline)))
+        if self.explain:
+            placed, routed = [asdict(each) for each in result.placed], [asdict(each) for each in result.routes]
+            lines = [*placements(placed), *routes(routed)] or ["everything ran in this process: there was no choice"]
+            say("\n".join(["why", *(f"  {line}" for line in lines)]))
         if self.json_to is not None:
             click.echo(as_json(result, pipeline), file=self.json_to)
 

@@ -273,7 +273,8 @@ class _Assembler:
                     stage.connect(edge.output.branch, held[-1])
 
     def _make_async(self, task: TaskPlan, instance: int, shared: SharedOperator) -> Worker:
-        from sage.runtime.asynchronous import AsyncStage, AsyncWorker  # asyncio takes 40 ms to import
+        from sage.runtime.async_worker import AsyncWorker
+        from sage.runtime.asynchronous import AsyncStage  # asyncio takes 40 ms to import
 
         plan = self._graph.steps[task.name]
         name = _worker_name(task, instance, 0)

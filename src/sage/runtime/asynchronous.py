@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -15,19 +14,18 @@ from sage.flow.graph import StepPlan
 from sage.flow.operator import Operator
 from sage.flow.step import Kind
 from sage.record import Batch, merge
-from sage.runtime.calls import checked_list, drop, returned_none
+from sage.runtime.async_results import emitted
+from sage.runtime.calls import checked_list
 from sage.runtime.context import RuntimeContext
-from sage.runtime.control import Control
-from sage.runtime.eventloop import CANCEL_GRACE_S, EventLoopThread, Signal
+from sage.runtime.eventloop import CANCEL_GRACE_S, Signal
 from sage.runtime.failures import LOST, GaveUp, Interrupted, Tries
-from sage.runtime.flattening import expanded, is_many, not_many, one_or_many
+from sage.runtime.flattening import is_many, one_or_many
 from sage.runtime.inbox import LINGER_S, Inbox
 from sage.runtime.order import OrderGate, Turn
 from sage.runtime.recall_async import AsyncRecall, most_in_flight
 from sage.runtime.routing import EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage
 from sage.runtime.windows import Admitted, Fixed, Found, Window
-from sage.runtime.worker import Ended, Opened, Tell
 
 
 class AsyncStage(Stage):
@@ -242,11 +240,7 @@ class AsyncStage(Stage):
                 return []
             result = [result] if self.plan.batch_size else result
             result = one_or_many(result) if self.plan.kind is Kind.FLAT_MAP else result
-        if self.plan.kind is Kind.FILTER:
-            return self._filtered(batch, result)
-        if self.plan.kind is Kind.FLAT_MAP:
-            return self._flattened(batch, result)
-        return self._mapped(batch, result if self.plan.batch_size else [result])
+        return emitted(self, batch, result)
 
     async def _attempt(self, batch: Batch, tries: Tries) -> Any:
         """The result of the first attempt that does not raise. Raises `GaveUp`, `Interrupted` or a fatal error."""
@@ -313,80 +307,11 @@ class AsyncStage(Stage):
         if self._admission is not None:
             self.stats.endpoints = self._admission.figures()
 
-    def _mapped(self, batch: Batch, results: list[Any]) -> list[Batch]:
-        mask = [True] * len(results)
-        for index, result in enumerate(results):
-            if result is None:
-                results[index] = self.failures.give_up(batch, index, returned_none(self.plan.name))
-                mask[index] = results[index] is not LOST
-        return [batch.with_records(results) if all(mask) else batch.with_records(results).select(mask)]
-
-    def _filtered(self, batch: Batch, keep: object) -> list[Batch]:
-        if not keep:
-            drop(self, batch, [False], 1)
-        return [batch] if keep else []
-
-    def _flattened(self, batch: Batch, result: Any) -> list[Batch]:
-        if not is_many(result):
-            result = one_or_many(self.failures.give_up(batch, 0, not_many(self.plan.name, result)))
-            if result is LOST:
-                return []
-        return [expanded(self, batch, [list(result)])]
-
     async def _cancel_calls(self) -> None:
         if self._calls:
             for call in self._calls:
                 call.cancel()
             await asyncio.wait(self._calls, timeout=CANCEL_GRACE_S)
-
-
-class AsyncWorker:
-    """Runs one `AsyncStage` on the event loop, with the same life as a `ThreadWorker`."""
-
-    def __init__(self, name: str, stage: AsyncStage, loop: EventLoopThread, control: Control) -> None:
-        self.name = name
-        self.task = stage.plan.name
-        self.first = True
-        self._stage = stage
-        self._loop = loop
-        self._go = threading.Event()
-        self._ended = threading.Event()
-        self._control = control
-        self._started = False
-        self._wake: Signal | None = None
-
-    def start(self, tell: Tell) -> None:
-        self._started = True
-        self._loop.run(self._run(tell))
-
-    def go(self) -> None:
-        self._go.set()
-        if self._wake is not None:
-            self._wake.set()
-
-    def join(self, timeout_s: float) -> bool:
-        return not self._started or self._ended.wait(timeout_s)
-
-    async def _run(self, tell: Tell) -> None:
-        error: BaseException | None = None
-        try:
-            self._wake = Signal()
-            self._control.on_abort(self._wake.set)
-            await self._stage.open_async()
-            tell(Opened(self.name))
-            while not self._go.is_set():
-                self._control.check()
-                await self._wake.wait()
-            self._control.check()
-            await self._stage.run()
-        except BaseException as raised:  # noqa: BLE001 -- the task's outermost edge: it becomes an outcome
-            error = raised
-        try:
-            await self._stage.close_async()
-        except BaseException as raised:  # noqa: BLE001 -- as above
-            error = error or raised
-        tell(Ended(self.name, error))
-        self._ended.set()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -21,14 +21,17 @@ class Books:
         self._letters = letters
         self._entered: dict[int, int] = {}
         self._waiting: dict[int, list[Report]] = {}
-        self._terms: Mapping[str, Terms] = {}
+        self._held = 0
+        self._terms: Mapping[int, Terms] = {}
         self._changes = 0
         self._dead_lettered = 0
 
     def take(self, report: Report) -> None:
         """Take in a report; those of one host come in the order of their numbers. Raises `StorageError`."""
+        alone = not self._held and all(self._entered.get(other, 0) >= number for other, number in report.needs.items())
         self._waiting.setdefault(report.host, []).append(report)
-        ready = self._ready()
+        self._held += 1
+        ready = [report] if alone else self._ready()
         for entered in ready:  # before anything else: letters may be refused, and then nothing is entered
             while entered.letters:
                 self._letters.keep(entered.letters[0])
@@ -38,26 +41,27 @@ class Books:
             self._waiting[entered.host].remove(entered)
             self._dead_lettered += entered.buried
             self._changes += sum(entered.changes.values())
+        self._held -= len(ready)
         self._ledger.change(entered.changes for entered in ready)
-        self._terms = {**self._terms, **{worker: t for entered in ready for worker, t in entered.terms.items()}}
+        self._terms = {**self._terms, **{entered.host: entered.terms for entered in ready if entered.terms is not None}}
         self._letters.check_limit()
 
     @property
     def waiting(self) -> int:
         """Reports that came and rest on others which did not."""
-        return sum(map(len, self._waiting.values()))
+        return self._held
 
     def account(self) -> Account:
         """The account as entered; from any thread."""
-        terms = self._terms.values()
+        terms = Terms.sum(self._terms.values())
         return Account(
-            read=sum(t.read for t in terms),
-            created=sum(t.created for t in terms),
-            written=sum(t.written for t in terms),
+            read=terms.read,
+            created=terms.created,
+            written=terms.written,
             dead_lettered=self._dead_lettered,
-            filtered=sum(t.filtered for t in terms),
-            merged=sum(t.merged for t in terms),
-            unfinished=sum(t.entered for t in terms) + self._changes,
+            filtered=terms.filtered,
+            merged=terms.merged,
+            unfinished=terms.entered + self._changes,
         )
 
     def _ready(self) -> list[Report]:

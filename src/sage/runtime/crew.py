@@ -19,7 +19,8 @@ from sage.runtime.assembly import Wiring, assemble, workers_of
 from sage.runtime.deadletters import DeadLetters
 from sage.runtime.host import Host
 from sage.runtime.ledger import Book
-from sage.runtime.load import BufferLoad, HostSnapshot, host_snapshot
+from sage.runtime.load import BufferLoad, HostSnapshot, RouteSnapshot, host_snapshot
+from sage.runtime.placement import Placed
 from sage.runtime.stage import figures_of
 from sage.runtime.stats import StepSnapshot, StepStats, add_up
 from sage.runtime.worker import Event
@@ -128,6 +129,14 @@ class Crew:
         """What each host does."""
         figures = {name: figures_of(stages) for name, stages in self._parts.stages.items()}
         return (host_snapshot("home", figures, memory_bytes([os.getpid()]), attempt),)
+
+    def placed(self) -> tuple[Placed, ...]:
+        """Why instances are on other hosts."""
+        return ()
+
+    def routes(self) -> tuple[RouteSnapshot, ...]:
+        """Who gets what of tasks that are on several hosts."""
+        return ()
 
     def stages_of(self, kind: type[S]) -> list[S]:
         """The stages of a kind that is always at home."""

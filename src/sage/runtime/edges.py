@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ from sage.runtime.failures import Failures
 from sage.runtime.inbox import LINGER_S
 from sage.runtime.reading import QUICK_S, SLOW_S
 from sage.runtime.reports import Reports, Stamp
+from sage.runtime.router import most_of
 
 ITEMS_PER_WORKER = 2
 """Items that a queue holds for each instance behind it, or for each producer if these are more: with less room than
@@ -36,6 +37,9 @@ LARGEST_ITEM_BYTES = 1 << 20
 """Beyond it, items get fewer records, down to one."""
 LOOK_SHARE = 10.0
 """How much longer than a look at the queue took nobody looks again."""
+SPAN_S = 0.1
+SOON_S = 0.02
+"""An item may have what an instance gets in that time, though the queue is full: each has its price."""
 VERDICT_S = 10.0
 """How long to wait for the driver to say what to do, after a process at the other end died."""
 
@@ -69,6 +73,8 @@ class Outlet:
         self._control = control
         self._size = 1
         self._look_at_s = 0.0
+        self._used_soon = 0.0
+        self._since_s, self._before = time.monotonic(), 0
         self._seen = 0.0
         self._putting_since_s = math.inf
 
@@ -137,11 +143,14 @@ class Outlet:
 
     def _adapt(self, started: float, size_bytes: int) -> None:
         now = time.monotonic()
+        if now - self._since_s > SPAN_S:
+            each_s = (self.records - self._before) / (now - self._since_s) / self._instances
+            self._used_soon, self._since_s, self._before = each_s * SOON_S, now, self.records
         if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
             self._size = max(1, self._size // 2)
             self._seen = 1.0  # it had to wait
         elif self._size < self._largest and size_bytes <= LARGEST_ITEM_BYTES // 2 and now >= self._look_at_s:
-            if self._is_drained():
+            if self._size * 2 <= self._used_soon or self._is_drained():
                 self._size = min(self._largest, self._size * 2)
             looked = time.monotonic()  # from another node it is a question, for which nothing else should wait often
             self._look_at_s = looked + max(QUICK_S, LOOK_SHARE * (looked - now))
@@ -187,6 +196,22 @@ class QueueInbox:
             batch = batch.slice(0, most)
         return batch
 
+    @property
+    def room(self) -> int:
+        """How many items the queue holds."""
+        return self._queue.maxsize or MOST_FOR_PRODUCERS
+
+    def fetch(self, items: int) -> list[Batch]:
+        """Wait for an item, then take what is there, up to so many `items`; nothing at the end. Raises `Aborted`."""
+        self._control.check()
+        try:
+            return [self._unpacked(item) for item in self._queue.get_batch(items)]
+        except QueueClosed:
+            self._control.check()
+            return []
+        except QueueBroken as error:
+            await_verdict(self._control, error)
+
     def _more(self, wanted: int) -> Iterator[Batch]:
         until = time.monotonic() + LINGER_S
         while wanted > 0 and (batch := self._next(max(0.0, until - time.monotonic()))) is not None:
@@ -225,8 +250,11 @@ def capacity_of(instances: int, producers: int) -> int:
     return ITEMS_PER_WORKER * max(instances, min(producers, MOST_FOR_PRODUCERS // ITEMS_PER_WORKER))
 
 
-def queues_of(task: TaskPlan, producers: int) -> list[int]:
-    """How many items fit into each queue of a task that is fed from other hosts: one, or one per instance if keyed."""
+def queues_of(task: TaskPlan, producers: int, routed: Sequence[int] = ()) -> list[int]:
+    """How many items fit into each queue of a task that is fed from other hosts: one, or one per instance if keyed, or
+    one for each of the hosts with so many slots that a router chooses from."""
+    if routed:
+        return [most_of(slots) + ITEMS_PER_WORKER for slots in routed]
     if task.keyed:
         return [capacity_of(1, producers)] * task.instances
     return [capacity_of(task.instances, producers)]

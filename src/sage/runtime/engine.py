@@ -9,6 +9,7 @@ from sage.flow.graph import ExecutionGraph, TaskPlan
 from sage.queues import Queue
 from sage.runtime.messages import Link, Setup, Way
 from sage.runtime.placement import Placement
+from sage.scheduling import Scheduler
 
 
 class Made(NamedTuple):
@@ -47,12 +48,15 @@ class Engine(Protocol):
 
     sees_files: bool
     """Its hosts have the files of this machine."""
+    scheduler: Scheduler
+    """Says who gets what of the tasks that are routed."""
 
     def place(self, graph: ExecutionGraph) -> Placement:
         """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
 
-    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
-        """Make what feeds a task with records of so many workers: one queue, or one per instance if keyed."""
+    def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
+        """Make what feeds a task with records of so many workers: one queue, one per instance if keyed, or one for each
+        of its hosts if routed."""
 
     def host(self, number: int) -> HostHandle:
         """A host that something was placed on."""

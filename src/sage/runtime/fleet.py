@@ -29,7 +29,7 @@ from sage.runtime.durable import Branch, Durability, FarBranch
 from sage.runtime.engine import Engine
 from sage.runtime.host import Roster
 from sage.runtime.ledger import Book
-from sage.runtime.load import BufferLoad, HostSnapshot, fullest, host_snapshot
+from sage.runtime.load import BufferLoad, HostSnapshot, RouteSnapshot, fullest, host_snapshot
 from sage.runtime.member import Member
 from sage.runtime.messages import (
     Answer,
@@ -47,7 +47,7 @@ from sage.runtime.messages import (
     Trying,
     name_of,
 )
-from sage.runtime.placement import HOME, Placement, edges_into
+from sage.runtime.placement import HOME, Placed, Placement, edges_into
 from sage.runtime.reports import Report, Reports
 from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Suspects
@@ -89,12 +89,15 @@ class Fleet(Crew):
         self._reports = Reports(HOME, messages.put)
         try:
             placement = engine.place(graph)
+            self._why = placement.why
+            placement = replace(placement, why=())
             fed = [task for task in graph.tasks if task.name in placement.queued]
             self._feeding = {task.name: _producers(graph, task, placement) for task in fed}
             plan = self._plan(graph, context, placement, fed)
             self._crossing = CrossingWiring(
-                graph, context, placement, self._queues, number=HOME, reports=self._reports, book=book
-            )
+                graph, context, placement, self._queues,
+                number=HOME, reports=self._reports, book=book, scheduler=engine.scheduler,
+            )  # fmt: skip
             super().__init__(graph, self._crossing, book, letters, messages)
             for number, tasks in _tasks_away(graph, placement).items():
                 self._hosts[number] = Member(number, tasks, engine.host(number), plan)
@@ -151,8 +154,8 @@ class Fleet(Crew):
             case Closed(host, stuck):
                 self._hosts[host].closed = True
                 self._stuck += stuck
-            case Lost(host, why) if not self._hosts[host].closed:
-                return [self._lost(self._hosts[host], why)]
+            case Lost(host, why):
+                return self._lost(self._hosts[host], why)
         return []
 
     def _entered(self, report: Report) -> Sequence[Event]:
@@ -160,6 +163,9 @@ class Fleet(Crew):
             self._books.take(report)
         except SageError as error:
             return [Ended("dead letters", error)]
+        for task, (records, took_s) in report.done.items():
+            self._crossing.done(report.host, task, records, took_s)
+            self._end_input(task)
         return []
 
     def _answer(self, asked: Asked) -> None:
@@ -176,14 +182,16 @@ class Fleet(Crew):
         except SageError as error:
             reply(error)
 
-    def _lost(self, host: Member, why: str) -> Ended:
+    def _lost(self, host: Member, why: str) -> Sequence[Event]:
+        if host.closed:
+            return []
         host.closed = True
         error = host.lost(why)
         self.lost.append(error)
         self.lost_hosts.append(host.number)
         if host.process is not None:
             self.lost_processes.append(host.process)
-        return Ended(name_of(host.number), error)
+        return [Ended(name_of(host.number), error)]
 
     def close(self, grace_s: float) -> Closing:
         self._command(Close(grace_s + CLOSE_GRACE_S))
@@ -222,6 +230,12 @@ class Fleet(Crew):
         ]
         return (*super().hosts(attempt), *away)
 
+    def placed(self) -> tuple[Placed, ...]:
+        return self._why
+
+    def routes(self) -> tuple[RouteSnapshot, ...]:
+        return tuple(router.snapshot(task) for task, router in self._crossing.routers.items())
+
     def waiting(self, task: str) -> int:
         on_the_way = self._crossing.balance().get(task, 0)
         on_the_way += sum(told.traffic.get(task, 0) for told in tuple(self._figures.values()))
@@ -259,7 +273,7 @@ class Fleet(Crew):
         """Make the queues; returns what every host is told."""
         ways = {}
         for task in fed:
-            made = self._engine.queues(task, producers_of(task, graph))
+            made = self._engine.queues(task, producers_of(task, graph), placement)
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
         journal = None if context.durability is None else _branch(context.durability, self._engine)
@@ -282,12 +296,17 @@ class Fleet(Crew):
 
     def _task_ended(self, task: str, host: int) -> None:
         """A task that all its producers have left gets no more records."""
-        for target, producers in self._feeding.items():
+        for target, producers in tuple(self._feeding.items()):
             if (task, host) in producers:
                 producers.discard((task, host))
-                if not producers:
-                    for each in self._queues[target]:
-                        each.close()
+                self._end_input(target)
+
+    def _end_input(self, task: str) -> None:
+        """Where nothing more comes, and what waits in a queue need not be offered to another host."""
+        if self._feeding.get(task) == set() and not self._crossing.has_ahead(task):
+            self._feeding.pop(task)
+            for each in self._queues[task]:
+                each.close()
 
 
 def _branch(durability: Durability, engine: Engine) -> Branch | FarBranch | None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,13 +45,16 @@ from sage.runtime.messages import (
 )
 from sage.runtime.reports import LettersOnTheWay, Reports
 from sage.runtime.stage import figures_of
+from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Try
 from sage.runtime.watched import WatchedWiring
 from sage.runtime.worker import Event, Opened
 
 FIGURES_EVERY_S = 0.25
-SILENT_AT_MOST = 8
-"""Where nothing changes, the driver is told one time in so many that the host lives."""
+FIGURES_SHARE_S = 0.05
+"""The same for each of many hosts: the driver reads what all of them tell."""
+SILENT_AT_MOST_S = 2.0
+"""Where nothing changes, the driver is told so often that the host lives."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -100,7 +104,8 @@ class HostProgram:
     def _set_up(self, plan: Plan) -> None:
         opened = {task: [descriptor.open() for descriptor in some] for task, some in plan.queues.items()}
         self._queues: list[Queue[Item]] = [queue for some in opened.values() for queue in some]
-        self._reports = Reports(self._number, self._send)
+        self._hosts = plan.placement.count
+        self._reports = Reports(self._number, self._send, self._hosts)
         ledger = self._reports.ledger_of(name_of(self._number), None)
         pipeline = plan.graph.pipeline
         letters = LettersOnTheWay(ledger, pipeline, plan.run_id, plan.clock)
@@ -110,11 +115,14 @@ class HostProgram:
         )
         parts = plan.graph, context, plan.placement, opened
         if plan.watch is None:
-            self._wiring = CrossingWiring(*parts, number=self._number, reports=self._reports, book=None)
+            self._wiring = CrossingWiring(
+                *parts, number=self._number, reports=self._reports, book=None, done=self._reports.done
+            )
         else:
             self._wiring = WatchedWiring(
-                *parts, number=self._number, reports=self._reports, book=None, watch=plan.watch, say=self._say
-            )
+                *parts, number=self._number, reports=self._reports, book=None, done=self._reports.done,
+                watch=plan.watch, say=self._say,
+            )  # fmt: skip
         self._parts = assemble(self._wiring, self._host)
         self._workers = self._parts.workers
         self._roster = Roster(self._workers)
@@ -178,23 +186,30 @@ class HostProgram:
 
     def _tell_figures(self) -> None:
         told: object = None
-        silent = 0
-        while not self._over.wait(FIGURES_EVERY_S):
-            figures = self._figures()
-            news = [(part.received, part.emitted, part.parked) for some in figures.steps.values() for part in some]
-            silent += 1
-            if news != told or silent == SILENT_AT_MOST:
-                told, silent = news, 0
-                self._send(figures)
+        told_s = 0.0
+        every_s = FIGURES_EVERY_S
+        while not self._over.wait(every_s):
+            if self._parts is not None:
+                every_s = max(FIGURES_EVERY_S, FIGURES_SHARE_S * self._hosts)
+            steps, now_s = self._steps(), time.monotonic()
+            news = [(part.received, part.emitted, part.parked) for some in steps.values() for part in some]
+            if news != told or now_s - told_s >= SILENT_AT_MOST_S - every_s:
+                told, told_s = news, now_s
+                self._send(self._figures())
 
     def _figures(self) -> Figures:
         if self._parts is None:
             return Figures(self._number, {}, {})
+        memory = memory_bytes([os.getpid()])
+        return Figures(self._number, self._steps(), self._wiring.balance(), self._wiring.loads(), memory)
+
+    def _steps(self) -> dict[str, list[StepStats]]:
+        if self._parts is None:
+            return {}
         steps = {name: figures_of(stages) for name, stages in self._parts.stages.items()}
         for stats in self._wiring.refused:
             steps[stats.step].append(stats)
-        memory = memory_bytes([os.getpid()])
-        return Figures(self._number, steps, self._wiring.balance(), self._wiring.loads(), memory)
+        return steps
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # the driver is gone: whoever receives learns of it

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
-import secrets
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage.errors import HostError, InternalError, PipelineError, RecordError, SageError, StorageError
+from sage.errors import HostError, SageError
 from sage.flow.graph import ExecutionGraph
-from sage.flow.operator import Operator
-from sage.flow.step import Kind
-from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring
 from sage.runtime.attempt import Attempt, Ending
 from sage.runtime.context import RuntimeContext
@@ -20,6 +17,7 @@ from sage.runtime.control import Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
 from sage.runtime.durable import Progress, StepBill
+from sage.runtime.ends import check_ends
 from sage.runtime.handover import Handover
 from sage.runtime.ledger import MAX_OPEN_RECORDS, Book, DurableBook
 from sage.runtime.outcome import JobSnapshot, RunOptions, RunResult, Status
@@ -27,6 +25,8 @@ from sage.runtime.restarts import Restarts
 from sage.runtime.stats import latency_of
 from sage.runtime.suspects import Suspects
 from sage.runtime.terminals import CollectStage, SinkStage
+from sage.runtime.verdict import error_of, imbalance, status_of
+from sage.settings import load as load_settings
 
 if TYPE_CHECKING:  # it knows of queues, which take 20 ms to import
     from sage.runtime.durability.directory import JobDirectory
@@ -39,7 +39,7 @@ class Job:
     def __init__(self, graph: ExecutionGraph, options: RunOptions, engine: Engine | None = None) -> None:
         """With an `engine`, the run has other hosts beside this process; the job closes it."""
         self._engine = engine
-        self.run_id = secrets.token_hex(4)
+        self.run_id = os.urandom(4).hex()  # the module `secrets` takes 7 ms to import
         self._graph = graph
         self._options = options
         self._dead_letters = DeadLetters(
@@ -51,7 +51,7 @@ class Job:
         )
         self._directory: JobDirectory | None = None
         self._handover: Handover | None = None
-        self._restarts = Restarts(options.restarts, options.restart_window_s)
+        self._restarts = Restarts(_restarts_of(options, engine), options.restart_window_s)
         self._suspects = Suspects()
         self._attempt: Attempt
         self._done = threading.Event()
@@ -120,6 +120,8 @@ class Job:
             p99_s=p99_s,
             restarts=tuple(self._restarts.losses),
             hosts=crew.hosts(len(self._restarts.losses) + 1),
+            placed=crew.placed(),
+            routes=crew.routes(),
             waits_for=None if self._directory is None else self._directory.stalled,
         )
 
@@ -217,11 +219,11 @@ class Job:
         if self._engine is not None:
             self._engine.close()
         crew = self._attempt.crew
-        error = _as_error(ending.failure)
+        error = error_of(ending.failure)
         account = crew.account()
         cancelled = self._cancelled  # once: a stop that comes later finds the run over
         if error is None and not cancelled:
-            error = self._imbalance(account, ending.stuck)
+            error = imbalance(self._graph.pipeline, account, self._attempt.book.open_records, ending.stuck)
         put_aside: list[str] = []
         bill: tuple[StepBill, ...] = ()
         try:
@@ -232,7 +234,7 @@ class Job:
             if error is None and not cancelled:
                 self._commit()
         except Exception as refused:  # noqa: BLE001 -- the run's outermost edge: whatever a sink raises becomes its outcome
-            error = error or _as_error(refused)
+            error = error or error_of(refused)
         if error is not None or cancelled:
             put_aside = self._abort_sinks()
         if self._handover is not None:
@@ -245,7 +247,7 @@ class Job:
         self._result = RunResult(
             pipeline=self._graph.pipeline,
             run_id=self.run_id,
-            status=_status(error, lettered=lettered > 0, cancelled=cancelled),
+            status=status_of(error, lettered=lettered > 0, cancelled=cancelled),
             account=account,
             elapsed_s=elapsed_s,
             steps=snapshot.steps,
@@ -256,6 +258,8 @@ class Job:
             put_aside=tuple(put_aside),
             bill=bill,
             notices=self.notices,
+            placed=snapshot.placed,
+            routes=snapshot.routes,
             goes_on=self._directory is not None,
             earlier=self._earlier(),
             restarts=snapshot.restarts,
@@ -267,17 +271,6 @@ class Job:
         """Source records that were finished before the account begins."""
         earlier = 0 if self._directory is None else self._directory.earlier
         return earlier + (self._attempt.book.finished_before if isinstance(self._attempt.book, DurableBook) else 0)
-
-    def _imbalance(self, account: Account, stuck: list[str]) -> SageError | None:
-        """The proof that is due before a run may say that it succeeded."""
-        open_records = self._attempt.book.open_records
-        if account.missing == 0 and open_records == 0 and not stuck:
-            return None
-        return InternalError(
-            "E901", "the account of records does not balance", at=f"pipeline {self._graph.pipeline!r}",
-            got=f"{account}, {account.missing} missing, {open_records} open in the ledger, not ended: {stuck or '-'}",
-            expected="every record to have exactly one end", try_="please report it; the outputs were not put in place",
-        )  # fmt: skip
 
     def _commit(self) -> None:
         if self._directory is None:
@@ -302,64 +295,11 @@ class Job:
         return put_aside
 
 
+def _restarts_of(options: RunOptions, engine: Engine | None) -> int:
+    if engine is None:
+        return 0
+    return load_settings().restarts if options.restarts is None else options.restarts
+
+
 def _letters_path(options: RunOptions, pipeline: str) -> Path:
     return Path(f"{pipeline}.dead.jsonl") if options.job_dir is None else options.job_dir / "dead.jsonl"
-
-
-def check_ends(graph: ExecutionGraph) -> None:
-    """Ask every source, sink and `Operator` whether it can work. Raises one error for all that cannot."""
-    problems: list[SageError] = []
-    for plan in graph.steps.values():
-        if plan.kind in (Kind.READ, Kind.WRITE) or isinstance(plan.operator, Operator):
-            try:
-                plan.operator.check()
-            except SageError as error:
-                problems.append(error)
-    if not problems:
-        problems += _shared_partitions(graph)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise PipelineError("E200", f"{len(problems)} problems in pipeline {graph.pipeline!r}:{lines}")
-
-
-def _shared_partitions(graph: ExecutionGraph) -> list[SageError]:
-    """Two sources that give the same rids: an idempotent sink would take the second one's records for repeats."""
-    readers: dict[str, str] = {}
-    problems: list[SageError] = []
-    for plan in graph.steps.values():
-        for partition in plan.operator.partitions() if plan.kind is Kind.READ else ():
-            first = readers.setdefault(partition, plan.name)
-            if first != plan.name:
-                problems.append(
-                    PipelineError(
-                        "E224",
-                        "two sources give their records the same ids",
-                        at=f"steps {first!r} and {plan.name!r}",
-                        got=partition,
-                        try_="use one stream twice, or give Items(...) a name of its own",
-                    )
-                )
-    return problems
-
-
-def _status(error: SageError | None, *, lettered: bool, cancelled: bool) -> Status:
-    if error is not None:
-        return Status.FAILED
-    if cancelled:
-        return Status.CANCELLED
-    return Status.SUCCEEDED_WITH_DEAD_LETTERS if lettered else Status.SUCCEEDED
-
-
-def _as_error(failure: BaseException | None) -> SageError | None:
-    if failure is None or isinstance(failure, SageError):
-        return failure
-    if isinstance(failure, OSError):
-        error: SageError = StorageError("E650", f"the operating system refused: {reason_of(failure)}")
-    elif isinstance(failure, Exception):
-        error = RecordError("E411", f"an operator failed outside a record: {reason_of(failure)}")
-    else:
-        error = RecordError("E411", f"an operator ended its thread: {failure!r}")
-    error.__cause__ = failure
-    return error

@@ -82,3 +82,30 @@ def host_snapshot(name: str, steps: Mapping[str, Sequence[StepStats]], memory_by
         memory_bytes=memory_bytes,
         attempt=attempt,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """One of the hosts that a router chooses from."""
+
+    host: str
+    speed: float
+    """Measured; 1 is the mean of all."""
+    given: int
+    """Pieces of work that it ever got."""
+    outstanding: int
+    """Those that it has now."""
+    score: float | None
+    """In the last decision: the lowest wins; None: it could not have had it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """Who gets the records of one task, and why it was so the last time."""
+
+    task: str
+    scheduler: str
+    cost_s: float
+    """Learned: what a record takes on a host of speed 1."""
+    reason: str
+    hosts: tuple[Routed, ...]

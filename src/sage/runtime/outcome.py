@@ -12,7 +12,8 @@ from sage.errors import SageError
 from sage.flow.admission import EndpointFigures
 from sage.runtime.account import Account
 from sage.runtime.durable import StepBill
-from sage.runtime.load import HostSnapshot
+from sage.runtime.load import HostSnapshot, RouteSnapshot
+from sage.runtime.placement import Placed
 from sage.runtime.stats import StepSnapshot
 
 
@@ -45,7 +46,7 @@ class RunOptions:
     hosts: int | None = None
     """Processes on the nodes of the cluster in all; default: one for each processor."""
     scheduler: str | None = None
-    """Who places the steps on the nodes; default: ``adaptive``."""
+    """Who places steps on nodes, and gives work to hosts; default: ``adaptive``."""
     insecure_cluster: bool = False
     """Join a cluster that asks for no token."""
     job_dir: Path | None = None
@@ -56,8 +57,9 @@ class RunOptions:
     """A folder of results that jobs share: a durable step makes no call that any of them has paid for."""
     max_in_flight: int | None = None
     """Records read and not finished at most; default: 10,000. `Job.limit_in_flight` changes it meanwhile."""
-    restarts: int = 3
-    """How often a run of several hosts begins again after the loss of one, within `restart_window_s`; then it fails."""
+    restarts: int | None = None
+    """How often a run of several hosts begins again after the loss of one, within `restart_window_s`; then it fails.
+    Default: the setting ``restarts``, which is 3."""
     restart_window_s: float = 60.0
     clock: Clock = field(default=SYSTEM_CLOCK)
 
@@ -79,6 +81,10 @@ class JobSnapshot:
     """Why the run began again, each time: hosts that were lost. The account begins there."""
     hosts: tuple[HostSnapshot, ...] = ()
     """What each host does, by its heartbeats."""
+    placed: tuple[Placed, ...] = ()
+    """Why the instances that are not in this process are where they are."""
+    routes: tuple[RouteSnapshot, ...] = ()
+    """Who gets the records of each task of several hosts, and why."""
     waits_for: SageError | None = None
     """Why the job directory takes nothing at the moment."""
 
@@ -132,6 +138,10 @@ class RunResult:
     """With a job directory: what the calls of durable steps came to in this run."""
     notices: tuple[str, ...] = ()
     """What to know of a run with a job directory, each with a code: W310, W311, W312."""
+    placed: tuple[Placed, ...] = ()
+    """As in a snapshot."""
+    routes: tuple[RouteSnapshot, ...] = ()
+    """As in a snapshot, at the end."""
     goes_on: bool = False
     """The run has a job directory, from which another one goes on if this did not come to its end."""
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from sage.flow.graph import Edge, ExecutionGraph, TaskPlan
+from sage.flow.graph import Edge, ExecutionGraph, Mode, TaskPlan
 
 HOME = 0
 """The host that is the user's own process: sources, sinks, reductions, and steps whose calls overlap run there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Why one instance is where it is."""
+
+    task: str
+    instance: int
+    where: str
+    """The host, and the node it is on."""
+    reason: str
+    scores: tuple[tuple[str, float | None], ...]
+    """Of each candidate: the lowest won; None: it could not have been."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +33,27 @@ class Placement:
     """By task: the host of each instance."""
     queued: frozenset[str]
     """Tasks whose producers and instances are not all in one host."""
+    routed: frozenset[str] = frozenset()
+    """Those of them whose hosts each have a queue of their own: a router at home chooses, as the scheduler says."""
+    why: tuple[Placed, ...] = ()
+    """Of the instances that are not at home."""
+
+    @property
+    def count(self) -> int:
+        """How many hosts something was placed on."""
+        return len({host for some in self.hosts.values() for host in some})
 
     def at(self, host: int, task: TaskPlan) -> list[int]:
         """The instances of `task` that run on `host`."""
         return [instance for instance, place in enumerate(self.hosts[task.name]) if place == host]
+
+    def slots(self, task: TaskPlan) -> dict[int, int]:
+        """By host that `task` runs on: how many instances of it. If it is routed, its queues are in this order."""
+        return dict(sorted(Counter(self.hosts[task.name]).items()))
+
+    def routes(self, task: TaskPlan) -> Sequence[int]:
+        """The instances on each host, of a task that is routed."""
+        return list(self.slots(task).values()) if task.name in self.routed else ()
 
 
 def place(graph: ExecutionGraph, processes: int) -> Placement:
@@ -32,16 +63,38 @@ def place(graph: ExecutionGraph, processes: int) -> Placement:
     """
     load = dict.fromkeys(range(1, processes + 1) if processes > 1 else [HOME], 0)
     hosts: dict[str, tuple[int, ...]] = {}
+    why: list[Placed] = []
     for task in graph.tasks:
         places = []
-        for _ in range(task.instances):
+        for instance in range(task.instances):
             host = min(load, key=load.__getitem__) if task.movable else HOME
             places.append(host)
             if task.movable:
+                scores = tuple((f"host {number}", float(count)) for number, count in load.items())
+                why.append(Placed(task.name, instance, f"host {host}", "the process with the fewest", scores))
                 load[host] += 1
         hosts[task.name] = tuple(places)
     queued = frozenset(task.name for task in graph.tasks if len(around(graph, task, hosts)) > 1)
-    return Placement(hosts, queued)
+    return Placement(hosts, queued, why=tuple(why))
+
+
+def with_routes(graph: ExecutionGraph, placement: Placement) -> Placement:
+    """`placement`, where a router chooses for each piece of work of the tasks of which that can be done at home.
+
+    Not of those whose instances are bound by keys, nor of those that take records from one queue as their calls end.
+    """
+    hosts, queued = placement.hosts, placement.queued
+    routed = frozenset(
+        task.name
+        for task in graph.tasks
+        if task.name in queued
+        and len(set(hosts[task.name])) > 1
+        and task.mode is Mode.INLINE
+        and not task.keyed
+        and HOME not in hosts[task.name]
+        and all(set(hosts[graph.task_of(edge.output.step).name]) == {HOME} for edge in edges_into(graph, task))
+    )
+    return replace(placement, routed=routed)
 
 
 def edges_into(graph: ExecutionGraph, task: TaskPlan) -> list[Edge]:

@@ -17,7 +17,8 @@ from sage.queues import SharedMemoryQueueDescriptor
 from sage.runtime.edges import queues_of
 from sage.runtime.engine import Made
 from sage.runtime.messages import Setup, SocketLink
-from sage.runtime.placement import Placement, place
+from sage.runtime.placement import Placement, place, with_routes
+from sage.scheduling import DEFAULT, scheduler_named
 
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -27,14 +28,17 @@ class ProcessEngine:
 
     sees_files = True
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, scheduler: str | None = None) -> None:
+        """Raises `SchedulingError` E246 for a scheduler that there is not."""
         self._processes = processes
+        self.scheduler = scheduler_named(scheduler or DEFAULT)
 
     def place(self, graph: ExecutionGraph) -> Placement:
-        return place(graph, self._processes)
+        return with_routes(graph, place(graph, self._processes))
 
-    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
-        ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in queues_of(task, producers)]
+    def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
+        sizes = queues_of(task, producers, placement.routes(task))
+        ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in sizes]
         return [Made(way, way.create()) for way in ways]
 
     def host(self, number: int) -> HostProcess:

@@ -18,14 +18,14 @@ from sage.queues import SharedMemoryQueueDescriptor, new_key
 from sage.runtime.edges import queues_of
 from sage.runtime.engine import Made
 from sage.runtime.messages import Parcel
-from sage.runtime.placement import HOME, Placement
+from sage.runtime.placement import HOME, Placement, with_routes
 from sage.runtime.processes import processor_s_of
 from sage.runtime.ray_cluster import connected, nodes_of_cluster
 from sage.runtime.ray_handle import CallsControl, Control, RayHandle
 from sage.runtime.ray_host import RayHost
 from sage.runtime.ray_link import Address, NodeWay, called_by, here, reaches, serve
 from sage.runtime.ray_placement import MOST_HOSTS, demands_of, place_on, seats_on
-from sage.scheduling import scheduler_named
+from sage.scheduling import DEFAULT, scheduler_named
 
 if TYPE_CHECKING:
     from sage.queues.remote.server import QueueServer  # msgspec comes with it
@@ -49,7 +49,7 @@ class RayEngine:
     sees_files = False
 
     def __init__(self, address: str | None, hosts: int | None, scheduler: str | None, *, insecure: bool) -> None:
-        self._scheduler = scheduler_named(scheduler or "adaptive")
+        self.scheduler = scheduler_named(scheduler or DEFAULT)
         if hosts is not None and (type(hosts) is not int or not 1 <= hosts <= MOST_HOSTS):
             raise UsageError("E111", "the number of hosts is not possible", got=hosts, expected=f"1 to {MOST_HOSTS}")
         self._held = ExitStack()
@@ -82,20 +82,22 @@ class RayEngine:
         self._addresses[HOME], self._server = serve(self._key)
         if not self._is_first:
             self._look_around()
-        self._placement = place_on(graph, self._nodes, self._seats, self._scheduler)
+        self._placement = place_on(graph, self._nodes, self._seats, self.scheduler)
         while late := self._start_actors(graph):
             self._end_actors()
             self._left_out |= late
             self._look_around()
-            self._placement = place_on(graph, self._nodes, self._seats, self._scheduler)
+            self._placement = place_on(graph, self._nodes, self._seats, self.scheduler)
         self._is_first = False
+        self._placement = with_routes(graph, self._placement)
         return self._placement
 
-    def queues(self, task: TaskPlan, producers: int) -> Sequence[Made]:
-        hosts = self._placement.hosts[task.name]
+    def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
+        hosts = placement.hosts[task.name]
+        routed = list(placement.slots(task)) if task.name in placement.routed else None
         made = []
-        for index, maxsize in enumerate(queues_of(task, producers)):
-            takers = {hosts[index]} if task.keyed else set(hosts)
+        for index, maxsize in enumerate(queues_of(task, producers, placement.routes(task))):
+            takers = {routed[index]} if routed else {hosts[index]} if task.keyed else set(hosts)
             owner = takers.pop() if len(takers) == 1 else HOME
             made.append(self._queue(SharedMemoryQueueDescriptor(maxsize=maxsize), owner))
         return made

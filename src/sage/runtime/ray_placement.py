@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isinf
 
 from sage.flow.graph import ExecutionGraph, TaskPlan
-from sage.runtime.placement import HOME, Placement, around, edges_into
+from sage.runtime.placement import HOME, Placed, Placement, around, edges_into
 from sage.scheduling import Cluster, Node, Scheduler, Task
 
 MOST_HOSTS = 128
@@ -63,26 +64,30 @@ class _Plan:
         self._hosts: dict[str, tuple[int, ...]] = {}
         self._load = Counter[int]()
         self._placed = 0
+        self._why: list[Placed] = []
 
     def made(self) -> Placement:
         for task in reversed(self._graph.tasks):
             self._hosts[task.name] = self._of(task) if task.movable else (HOME,) * task.instances
         queued = {task.name for task in self._graph.tasks if self._crosses(task)}
-        return Placement(self._hosts, frozenset(queued))
+        return Placement(self._hosts, frozenset(queued), why=tuple(self._why))
 
     def _of(self, task: TaskPlan) -> tuple[int, ...]:
         needs = demands_of(self._graph, task)
         wanted = Task(task.name, slots=needs.pop("cpu", 1.0) or 1.0, needs=needs, near=self._near(task))
         own = Counter[int]()
         hosts = []
-        for _ in range(task.instances):
-            name = self._scheduler.place(wanted, Cluster(tuple(self._nodes.values()), self._placed)).choice
+        for instance in range(task.instances):
+            decision = self._scheduler.place(wanted, Cluster(tuple(self._nodes.values()), self._placed))
+            name = decision.choice
+            scores = zip(self._nodes, (None if isinf(each) else each for each in decision.scores), strict=True)
             self._take(name, wanted)
             there = [seat.number for seat in self._seats if seat.node == name]
             host = min(there, key=lambda number: (own[number], self._load[number]))
             own[host] += 1
             self._load[host] += 1
             hosts.append(host)
+            self._why.append(Placed(task.name, instance, f"host {host} on {name}", decision.reason, tuple(scores)))
         return tuple(hosts)
 
     def _take(self, name: str, task: Task) -> None:

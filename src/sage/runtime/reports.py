@@ -9,9 +9,9 @@ number in its own next report; and the driver (`books.py`) enters a report only 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sage.clock import Clock
 from sage.errors import InternalError
@@ -22,6 +22,10 @@ from sage.runtime.stats import StepStats
 
 INTERVAL_S = 0.005
 """The time between two reports of a busy host. The sources wait for reports when many records are open."""
+CALM_S, BUSY = 0.02, 50
+"""The same where the last had fewer records than `BUSY`: none of the sources will wait for so few."""
+SHARE_S = 0.001
+"""The same as the part of it for each host."""
 
 
 class Stamp(NamedTuple):
@@ -31,9 +35,9 @@ class Stamp(NamedTuple):
     report: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a worker adds to the account of the run, from its beginning; dead letters count where they are kept."""
+class Terms(NamedTuple):
+    """What a worker, or a host, adds to the account of the run, from its beginning; dead letters count where they are
+    kept."""
 
     entered: int = 0
     """Records opened in the ledger: chunks of sources, results of reductions."""
@@ -46,14 +50,19 @@ class Terms:
     @classmethod
     def of(cls, parts: Sequence[StepStats], entered: int) -> Terms:
         """The terms of a worker whose stages have these figures."""
-        return cls(
-            entered=entered,
-            read=sum(part.read for part in parts),
-            created=sum(part.created for part in parts),
-            written=sum(part.written for part in parts),
-            filtered=sum(part.filtered for part in parts),
-            merged=sum(part.merged for part in parts),
-        )
+        read = created = written = filtered = merged = 0
+        for part in parts:
+            read += part.read
+            created += part.created
+            written += part.written
+            filtered += part.filtered
+            merged += part.merged
+        return cls(entered, read, created, written, filtered, merged)
+
+    @classmethod
+    def sum(cls, terms: Iterable[Terms]) -> Terms:
+        """Of several workers, or hosts."""
+        return cls(*map(sum, zip(cls(), *terms, strict=True)))
 
 
 @dataclass(slots=True)
@@ -66,29 +75,40 @@ class Report:
     """By host: the number of its report that has to be entered before this one, or with it."""
     changes: dict[int, int] = field(default_factory=dict)
     """By number of a ticket: how many more, or fewer, of its records are open."""
-    terms: dict[str, Terms] = field(default_factory=dict)
-    """By worker."""
+    terms: Terms | None = None
+    """Of the host, if they changed."""
     letters: list[Sealed] = field(default_factory=list)
     buried: int = 0
     """How many letters there are, or were before they were kept."""
+    done: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By task that a router serves: so many records, in so many seconds of its workers."""
 
     @property
     def is_empty(self) -> bool:
-        return not (self.changes or self.terms or self.letters)
+        return not (self.changes or self.terms or self.letters or self.done)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Quicker than what dataclasses bring; there are many."""
+        parts = self.host, self.number, self.needs, self.changes, self.terms, self.letters, self.buried, self.done
+        return Report, parts
 
 
 class Reports:
-    """Gathers what the workers of one host publish. `send` gets a report every few milliseconds while there is news.
+    """Gathers what the workers of one host publish. `send` gets a report every few milliseconds while there is news,
+    the more seldom the more `hosts` there are: the driver reads them all.
 
     `close` sends what is left. Used from any thread.
     """
 
-    def __init__(self, host: int, send: Callable[[Report], None]) -> None:
+    def __init__(self, host: int, send: Callable[[Report], None], hosts: int = 1) -> None:
         self._send = send
+        self._is_busy = False
+        self._interval_s = max(INTERVAL_S, hosts * SHARE_S)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._open = Report(host, 1)
         self._ledgers: list[WorkerLedger] = []
+        self._terms: dict[str, Terms] = {}
         self._news = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sage-reports", daemon=True)
@@ -108,10 +128,17 @@ class Reports:
             report = self._open
             for number, records in changes.items():
                 report.changes[number] = report.changes.get(number, 0) + records
-            report.terms[worker] = terms
+            report.terms = self._terms[worker] = terms
             report.letters += letters
             report.buried += len(letters)
-        self._news.set()
+        self._wake()
+
+    def done(self, task: str, records: int, took_s: float) -> None:
+        """A worker of a task that a router serves has done so many records."""
+        with self._lock:
+            before, before_s = self._open.done.get(task, (0, 0.0))
+            self._open.done[task] = before + records, before_s + took_s
+        self._wake()
 
     def stamp(self) -> Stamp:
         """For a batch that leaves the host now, after its worker published."""
@@ -136,12 +163,16 @@ class Reports:
             self._thread.join()
         self.flush()
 
+    def _wake(self) -> None:
+        if not self._news.is_set():
+            self._news.set()
+
     def _run(self) -> None:
         while not self._closed.is_set():
             self._news.wait()
             self._news.clear()
             self.flush()
-            self._closed.wait(INTERVAL_S)
+            self._closed.wait(self._interval_s if self._is_busy else max(CALM_S, self._interval_s))
 
     def flush(self) -> None:
         """Send the open report, if there is anything in it."""
@@ -150,7 +181,10 @@ class Reports:
                 report = self._open
                 if report.is_empty:
                     return
+                self._is_busy = sum(map(abs, report.changes.values())) >= BUSY
                 self._open = Report(report.host, report.number + 1)
+                if report.terms is not None:
+                    report.terms = Terms.sum(self._terms.values())
             self._send(report)
 
 

@@ -15,6 +15,7 @@ from sage.flow.compile import check_pipeline, compile_pipeline
 from sage.flow.pipeline import Pipeline
 from sage.runtime.job import Job
 from sage.runtime.outcome import RunOptions, RunResult, Status
+from sage.scheduling import scheduler_named
 
 Runner = Callable[[Pipeline, RunOptions], RunResult]
 
@@ -47,6 +48,7 @@ def run(
     With several `processes`, each step that keeps a processor busy (sync, one call at a time) runs as an instance in
     each of so many processes beside this one, unless it states a `parallelism`; each has its own copy of the operator.
     Sources, sinks, reductions, async steps and steps with `concurrency` stay here. Only `order_by` keeps an order then.
+    Who gets the next records, the `scheduler` says (default: ``adaptive``).
 
     With ``engine="ray"``, the same with `hosts` processes (default: one for each processor) on the nodes of the cluster
     at `address` (default: a private one on this machine, for this run), placed by `scheduler`. There, async steps and
@@ -99,13 +101,16 @@ def job_of(pipeline: Pipeline, options: RunOptions) -> Job:
         )
     check_engine(options.engine)
     _check_reuse(options)
+    if options.scheduler is not None:
+        scheduler_named(options.scheduler)
     if options.engine == "ray":
         return _job_on_ray(pipeline, options)
     if options.processes == 1:
         return Job(compile_pipeline(pipeline), options)
     from sage.runtime.processes import ProcessEngine  # what starts processes takes 30 ms to import
 
-    return Job(compile_pipeline(pipeline, options.processes), options, ProcessEngine(options.processes))
+    engine = ProcessEngine(options.processes, options.scheduler)
+    return Job(compile_pipeline(pipeline, options.processes), options, engine)
 
 
 def _job_on_ray(pipeline: Pipeline, options: RunOptions) -> Job:

@@ -1,4 +1,5 @@
-"""What several workers of a host take from one queue: who finds nothing left fetches for all of them.
+"""What workers take from a queue: the only one of it all that is there; of several of a host, who finds nothing left
+fetches for all of them.
 
 As many records come at once as the host uses up in a short while: of quick steps many, so that a look at the queue is
 worth it; of slow calls one, so that each is bound to a host when a place is free there, and not before.
@@ -12,12 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sage.record import Batch
+from sage.record import Batch, merge
 from sage.runtime.control import Control
+from sage.runtime.rhythm import Rhythm
 
 AHEAD_S = 0.04
 """So much work is fetched at once."""
-MOST_ITEMS = 64
+MOST_ITEMS = 32
+"""Fetched at once: they are in memory twice then."""
 _SPAN_S = 0.05
 
 
@@ -49,6 +52,40 @@ class Pace:
     def items(self, records_each: int) -> int:
         """How many items of so many records to fetch at once."""
         return max(1, min(MOST_ITEMS, int(self._rate * AHEAD_S) // max(1, records_each)))
+
+
+class SoleSupply:
+    """A `Supply` for the only worker that takes from a queue: all that is there, in turns where much comes."""
+
+    def __init__(self, source: Fetch, rhythm: Rhythm, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._rhythm = rhythm
+        self._clock = clock
+        self._batches: deque[Batch] = deque()
+
+    @property
+    def records(self) -> int:
+        """Records that wait here now."""
+        return sum(map(len, tuple(self._batches)))
+
+    def take(self, most: int, *, full: bool = False) -> Batch | None:
+        """As `Supply.take`; a batch is never `full`."""
+        if not self._batches:
+            if rest_s := self._rhythm.rest_s(self._clock()):
+                time.sleep(rest_s)
+            self._batches += self._source.fetch(MOST_ITEMS)
+            self._rhythm.took(len(self._batches), self._clock())
+            if not self._batches:
+                return None
+        parts = [self._batches.popleft()]
+        count = len(parts[0])
+        if count > most:
+            self._batches.appendleft(parts[0].slice(most, count))
+            return parts[0].slice(0, most)
+        while self._batches and count + len(self._batches[0]) <= most:
+            parts.append(self._batches.popleft())
+            count += len(parts[-1])
+        return merge(parts)
 
 
 class SharedSupply:

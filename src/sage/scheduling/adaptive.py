@@ -11,8 +11,9 @@ from sage.scheduling.priority import AGEING_S, urgency
 from sage.scheduling.scheduler import Decision, Scheduler, register
 from sage.scheduling.view import Cluster, Node, Replica, Task, Work
 
-AHEAD_S = 0.01
-"""Work, in seconds of its replica, that a busy one is given ahead, so that no slot waits for a message to come."""
+AHEAD_S = 0.04
+"""Work, in seconds of its replica, that a busy one is given ahead, so that no slot waits for a message to come: of many
+hosts each tells every 20 ms what it has done, and messages take their time on a busy machine."""
 NEAR = 0.05
 """What the neighbourhood of the tasks it exchanges records with is worth, in shares of a node."""
 ALIKE = 0.05

@@ -7,7 +7,6 @@ costs and how quick each candidate is, nobody says: it is learned. Times come in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sage.scheduling.learning import Costs, Speeds
 from sage.scheduling.view import Replica
@@ -27,6 +26,7 @@ class Group:
         self._outstanding = [0] * len(self.views)
         self._weight = [0.0] * len(self.views)
         self._since_s = [0.0] * len(self.views)
+        self._turn = 0
 
     @property
     def given(self) -> list[int]:
@@ -65,16 +65,20 @@ class Group:
         self._outstanding[index] -= pieces
         self._weight[index] -= weight
         self._look(index, 0)
+        self._turn = (self._turn + 1) % len(self.views)  # what is known of one that gets nothing ages
+        self._look(self._turn, 0)
 
     def seen(self, now_s: float) -> list[Replica]:
-        """As they are `now_s`: what has been under way for a while is nearly done."""
+        """As they are `now_s`: what has been under way for a while is nearly done. What should have been done long ago
+        is not: it is as far from its end as it is late, as heavy work is."""
         return [self._seen(index, now_s) if view.running else view for index, view in enumerate(self.views)]
 
     def _seen(self, index: int, now_s: float) -> Replica:
         view = self.views[index]
         done_s = (now_s - self._since_s[index]) * view.running * view.speed
         under_way_s = view.backlog_s * view.running / (view.running + view.queued)
-        return replace(view, backlog_s=view.backlog_s - min(done_s, under_way_s))
+        left_s = view.backlog_s - under_way_s + abs(under_way_s - done_s)
+        return Replica(view.node, view.slots, view.running, view.queued, left_s, view.speed, view.given)
 
     def _look(self, index: int, given: int) -> None:
         old = self.views[index]

@@ -25,6 +25,11 @@ difference counts less the older it is, and the further from the present n it wa
 Mixed sizes of requests do therefore not look like congestion. A round in which demand did not fill the limit says
 nothing, and a jump that requests in flight cannot explain (capacity went or came) makes it forget what it knew.
 
+A fall is a special jump: a server that lost capacity may collapse under what is in flight, where each round would take
+many times as long. So a round that goes so badly is broken off, and where throughput fell by more than fewer requests
+and longer prompts explain, the next rounds are at `RETREAT` of n: it costs little where the server only became slower.
+Part of a fall in the slope instead would look like e = 1, and raise the limit just then.
+
 Others
 ------
 Clients that share an endpoint each see their own throughput grow with their share, so together they send more than is
@@ -60,13 +65,17 @@ QUEUE, QUEUE_SHARE = 3.0, 0.15
 """So many of our requests wait at an endpoint that others use too; and the part of n that is far from that."""
 OTHERS = 1.25
 """An endpoint that has so many times the requests that we sent it has others."""
-LARGEST_STEP = 0.7  # about a doubling
+LARGEST_STEP, LARGEST_CUT = 0.7, 0.4
+"""Of ln n in one round, up and down: about a doubling, and by a third. Larger cuts went far below the optimum."""
 CLEAR = 0.5
 BOOST, LARGEST_BOOST = 1.5, 6.0
 FORGET, NEAR, REMEMBERED = 0.85, 0.3, 20
 SURPRISE, SURPRISED_BOOST = 0.5, 4.0
 """A change of ln X by more than requests in flight explain, and by so much, is another endpoint: all is forgotten, and
 rounds are short at first. With a boost of 2 they were not, and where throughput had collapsed each took 20 s."""
+FALL, COLLAPSE = 0.35, 0.5
+"""Of ln X, beyond what is explained: by the end of a round, and within one that has brought `SEEN_TOKENS` a stream."""
+RETREAT, SEEN_TOKENS = 0.7, 8
 DOUBT, DOUBT_PROMPTS = 0.004, 0.01
 """Ridges of the least squares: e is PRICE and a is 0 until something was seen."""
 CROWD = 0.3
@@ -239,6 +248,8 @@ class AdaptiveLimit:
             return
         length = 1.0 if self._settled or not self._streamed else SETTLE
         if self._done(now) < length:
+            if self._settled and self._collapses(now):
+                self._retreat(now)
             return
         if self._settled:
             if self._ends < min(4.0, self.limit / 4):
@@ -259,23 +270,46 @@ class AdaptiveLimit:
         tokens = ROUND_TOKENS / (4 if self._boost > 2 else 1)
         return self._work / streams / min(tokens, self._answer_tokens)
 
+    def _collapses(self, now: float) -> bool:
+        """The round under way should have ended, and goes so badly that its end need not be waited for."""
+        if self._last is None or not self._streamed or self._work < SEEN_TOKENS * self.in_flight or now <= self._began:
+            return False
+        expected = math.exp(self._last.log_throughput) * (now - self._began)
+        return self._done(now) * expected > self._work and _fall(self._last, self._point(now)) > COLLAPSE
+
+    def _retreat(self, now: float) -> None:
+        self._forget()
+        self._last = None
+        self._center = max(1.0, RETREAT * self._center)
+        self._settled = False
+        self._clear(now)
+
+    def _forget(self) -> None:
+        self._changes, self._boost, self._direction = [], SURPRISED_BOOST, 0.0
+
+    def _point(self, now: float) -> Point:
+        """Of the round so far, which has lasted and brought something."""
+        duration = now - self._began
+        return Point(math.log(self._area / duration), math.log(self._work / duration), self._prompts / self._work)
+
     def _end_round(self, now: float) -> None:
         self._pass(now)
-        duration = now - self._began
-        if duration <= 0 or self._work <= 0:
+        if now <= self._began or self._work <= 0:
             return
-        in_flight, throughput = self._area / duration, self._work / duration
-        if in_flight < FILLED * self.limit - 0.5:
+        point = self._point(now)
+        if math.exp(point.log_in_flight) < FILLED * self.limit - 0.5:
             self._last = None
             return
-        point = Point(math.log(in_flight), math.log(throughput), self._prompts / self._work)
         last, self._last = self._last, point
         self._upper = not self._upper
         if last is None:
             return
+        if _fall(last, point) > FALL:
+            self._retreat(now)
+            return
         self._remember(last, point)
         waiting_share, elasticity = self._waiting_share(now), self._elasticity()
-        self._snapshot = (elasticity, waiting_share, throughput, self._snapshot[3] + 1)
+        self._snapshot = (elasticity, waiting_share, math.exp(point.log_throughput), self._snapshot[3] + 1)
         self._move(self._pull(now, elasticity, waiting_share))
 
     def _remember(self, last: Point, point: Point) -> None:
@@ -286,7 +320,7 @@ class AdaptiveLimit:
         middle = (point.log_in_flight + last.log_in_flight) / 2
         more = point.log_throughput - last.log_throughput
         if abs(more) > SURPRISE + abs(change):
-            self._changes, self._boost, self._direction = [], SURPRISED_BOOST, 0.0
+            self._forget()
             return
         self._changes = [*older, Change(middle, change, more, point.prompts - last.prompts, 1.0)]
 
@@ -336,5 +370,11 @@ class AdaptiveLimit:
         else:
             self._boost = max(1.0, self._boost / BOOST)
         self._direction = direction
-        step = max(-LARGEST_STEP, min(LARGEST_STEP, GAIN * self._boost * pull))
+        step = max(-LARGEST_CUT, min(LARGEST_STEP, GAIN * self._boost * pull))
         self._center = max(1.0, min(self.most, self._center * math.exp(step)))
+
+
+def _fall(last: Point, point: Point) -> float:
+    """Of ln X, by more than fewer requests in flight and longer prompts explain."""
+    explained = max(0.0, last.log_in_flight - point.log_in_flight) + CROWD * max(0.0, point.prompts - last.prompts)
+    return last.log_throughput - point.log_throughput - explained

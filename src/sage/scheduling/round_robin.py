@@ -15,6 +15,7 @@ class RoundRobin(Scheduler):
     """Law: of n pieces of work each replica gets n / replicas, rounded up or down, however quick or busy it is."""
 
     name: ClassVar[str] = "round_robin"
+    rebinds: ClassVar[bool] = False
 
     def place(self, task: Task, cluster: Cluster) -> Decision[str]:
         count = max(1, len(cluster.nodes))

@@ -29,6 +29,8 @@ class Scheduler(ABC):
     """Three pure functions. The same view gives the same decision; what a scheduler was made with never changes."""
 
     name: ClassVar[str]
+    rebinds: ClassVar[bool] = True
+    """Work that waits at a replica is offered to others anew when one of them has nothing to do."""
 
     @abstractmethod
     def place(self, task: Task, cluster: Cluster) -> Decision[str]:
