@@ -9,7 +9,8 @@ from sage.bench.case import Case, Load
 from sage.bench.experiment import OF_IDEAL, P99, THROUGHPUT, TOTAL, Column, Experiment, Figures, Medians, Plot, of_ideal
 from sage.bench.options import Options
 
-KINDS = ("rag", "compute", "llm")
+KINDS = {"rag": (2, 1), "compute": (1, 11), "llm": (2, 1)}
+"""In flight, and how many times the records: so they take equally long alone, and leave room for one another."""
 JOBS = (1, 2, 4, 8)
 DELAY_S = 2.0
 IN_FLIGHT = 2
@@ -30,11 +31,11 @@ def cases(options: Options) -> Sequence[Case]:
             "alone",
             nodes=nodes,
             scheduler=scheduler,
-            loads=(Load(kind, kind, tasks, in_flight=16),),
+            loads=(_load(kind, tasks, 0.0),),
         )
         for index, kind in enumerate(KINDS)
     ]
-    loads = tuple(Load(kind, kind, tasks, index * DELAY_S, in_flight=16) for index, kind in enumerate(KINDS))
+    loads = tuple(_load(kind, tasks, index * DELAY_S) for index, kind in enumerate(KINDS))
     together = Case("side by side", len(KINDS), "together", nodes=nodes, scheduler=scheduler, loads=loads)
     equal = [
         Case(
@@ -44,6 +45,11 @@ def cases(options: Options) -> Sequence[Case]:
         for jobs in JOBS
     ]  # fmt: skip
     return [*alone, together, *equal]
+
+
+def _load(kind: str, tasks: int, start_s: float) -> Load:
+    in_flight, times = KINDS[kind]
+    return Load(kind, kind, times * tasks, start_s, in_flight=in_flight)
 
 
 def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
