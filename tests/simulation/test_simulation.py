@@ -231,3 +231,11 @@ def test_broken_traces_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_what_cannot_be_simulated_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_limit_found_by_feedback_floods_no_node(seed: int) -> None:
+    """Nodes accept eight times what they can do at once: what looks quicker for a moment gets no more for it."""
+    outcome = simulate(nodes_of(4, slots=64, cores=8), ADAPTIVE, [job(3_000, 512, adaptive=True)], seed=seed)
+    assert outcome.balance >= 0.97
+    assert 3_000 / outcome.ended_s >= 0.9 * 4 * 8 / 0.025

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from math import isqrt
+from dataclasses import replace
+from math import ceil, isqrt
 
 from sage.scheduling import Group, Scheduler, Work
 from sage.simulation.agenda import Agenda
@@ -46,10 +47,11 @@ class SimulatedDispatcher:
         self._weights = weights
         self._cell_count = cells_for(len(slots))
         members = [range(cell, len(slots), self._cell_count) for cell in range(self._cell_count)]
-        self._cells = [Group([f"n{i}" for i in nodes], [slots[i] for i in nodes]) for nodes in members]
-        self._top = Group(
-            [f"cell{cell}" for cell in range(self._cell_count)], [sum(slots[i] for i in nodes) for nodes in members]
-        )
+        self._slots = [[slots[i] for i in nodes] for nodes in members]
+        self._each = max(slots)
+        named = zip(members, self._slots, strict=True)
+        self._cells = [Group([f"n{i}" for i in nodes], counts) for nodes, counts in named]
+        self._top = Group([f"cell{cell}" for cell in range(self._cell_count)], [sum(each) for each in self._slots])
         self._lines: dict[tuple[int, str], deque[Task]] = {}
         self._waiting_weight = 0.0
         self._attained: dict[str, float] = {}
@@ -79,6 +81,17 @@ class SimulatedDispatcher:
         if self._cell_count > 1:
             self._top.take_back(cell, task.demand.weight, took_s)
         self._asked = False
+
+    def share(self, most: int) -> None:
+        """No more than `most` records may be on their way: each node has its part of them at once, and no more than it
+        has slots. Slots say what a node accepts and not what it can do, so the quickest one would be flooded."""
+        each = ceil(most / sum(map(len, self._slots)))
+        if each == self._each:
+            return
+        self._each = each
+        cells = [[min(count, each) for count in slots] for slots in self._slots]
+        for group, counts in zip((*self._cells, self._top), (*cells, [sum(slots) for slots in cells]), strict=True):
+            group.views = [replace(view, slots=count) for view, count in zip(group.views, counts, strict=True)]
 
     def settle(self) -> None:
         """Give away what can be given, if anything has happened since the last time."""

@@ -132,6 +132,9 @@ class _Run:
         most = job.model.arrivals.in_flight
         if job.limit is not None:
             most = min(most, job.limit.limit)
+            limits = [other.limit.limit for other in self.jobs if other.limit is not None]
+            if len(limits) == len(self.jobs):
+                self.dispatcher.share(sum(limits))
         if job.model.admitted:
             most = min(most, self._share(job))
         while job.in_flight < most and not job.is_read:
