@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sage.connectors import Csv, Directory, Items, JsonLines, KeyValue, Parquet, SQLite, Text
-from sage.errors import SinkError
+from sage.connectors import Csv, Directory, First, Items, JsonLines, KeyValue, Parquet, SQLite, Text
+from sage.errors import PipelineError, SinkError
 from sage.flow.sink import SinkContext
 from sage.flow.source import Source
 from sage.testing import check_sink, check_source
@@ -33,6 +33,16 @@ def read_all(source: Source) -> list[Any]:
     return records
 
 
+def positions_of(source: Source, partition: str) -> list[int]:
+    """Of records and faults."""
+    reader = source.open(partition)
+    found: list[int] = []
+    while (chunk := reader.read(5)) is not None:
+        found += sorted([*chunk.positions, *(fault.position for fault in chunk.faults)])
+    reader.close()
+    return found
+
+
 def read_if_there(path: Path, source: Source) -> list[Any]:
     assert not list(path.parent.glob("*.sage-tmp"))
     return read_all(source) if path.exists() else []
@@ -44,6 +54,23 @@ def test_json_lines_source(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
         check_source(JsonLines(tmp_path / name))
         check_source(JsonLines(tmp_path / name, max_record_bytes=6))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 1000])
+def test_the_first_records_of_a_source(tmp_path: Path, count: int) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.jsonl").write_bytes(BROKEN_LINES)
+    source = JsonLines(tmp_path / "*.jsonl")
+    check_source(First(source, count))
+    check_source(First(Items(range(5)), count))
+    for partition in source.partitions():
+        assert positions_of(First(source, count), partition) == positions_of(source, partition)[:count]
+
+
+@pytest.mark.parametrize(("source", "count"), [([1], 1), (Items([1]), 0), (Items([1]), True), (Items([1]), "2")])
+def test_first_of_what_is_no_source_or_no_count(source: Any, count: Any) -> None:
+    with pytest.raises(PipelineError, match="E217"):
+        First(source, count)
 
 
 @pytest.mark.parametrize("content", [b"", b"one", b"\xef\xbb\xbfone\ntwo\n", b"one\r\n\n\xff\nf\xc3\xbcnf\r\n\n" * 20])

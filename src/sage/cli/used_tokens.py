@@ -26,6 +26,11 @@ def usage(by: str, hours: int | None, file: str | None, as_json: bool) -> None:
     """Tell who used how many tokens through the gateway on this machine."""
     names = _names(by)
     path = usage_file(file)
+    if file is None and not path.exists():
+        raise UsageError(
+            "E120", "no gateway has written down usage here", at=str(path),
+            try_="sage gateway, or --file with the usage_file of its configuration",
+        )  # fmt: skip
     check_file(str(path), "file of usage", (".sqlite",), any_name=True)
     ledger = Ledger(path)
     try:

@@ -7,6 +7,7 @@
     lines.py      a record a line: text.py, jsonlines.py (json_text.py: what can be written as JSON)
     csv.py, parquet.py (parquet_writer.py; parquet_spool.py: for jobs that may be killed), directory.py
     items.py      Python iterables
+    first.py      the beginning of any source
     stdio.py      standard input and output
     sqlite.py     a table with one row per rid (sqlite_table.py: the database's side)
     keyvalue.py   the last value of each key, in one file (keyvalue_file.py)
@@ -24,6 +25,7 @@ first used.
 
 from sage.connectors.csv import Csv
 from sage.connectors.directory import Directory
+from sage.connectors.first import First
 from sage.connectors.items import Items
 from sage.connectors.jsonlines import JsonLines
 from sage.connectors.keyvalue import KeyValue
@@ -33,4 +35,7 @@ from sage.connectors.sqlite import SQLite
 from sage.connectors.stdio import Stdin, Stdout
 from sage.connectors.text import Text
 
-__all__ = ["Csv", "Directory", "Items", "JsonLines", "KeyValue", "Parquet", "SQL", "SQLite", "Stdin", "Stdout", "Text"]
+__all__ = [
+    "Csv", "Directory", "First", "Items", "JsonLines", "KeyValue", "Parquet", "SQL", "SQLite", "Stdin", "Stdout",
+    "Text",
+]  # fmt: skip

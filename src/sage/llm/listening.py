@@ -48,7 +48,8 @@ class HttpListener:
             self._server = await loop.create_server(connected, host, port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             at = f"{host}:{port}"
-            raise PipelineError("E248", "cannot listen here", at=at, got=str(error), try_="another port") from error
+            reason = str(error).rpartition(": ")[2]  # asyncio tells the address once more
+            raise PipelineError("E248", "cannot listen here", at=at, got=reason, try_="another port") from error
         host, port = self._server.sockets[0].getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
