@@ -15,6 +15,7 @@ from sage.cli.commands import debug_option, invocation_of, whole_number
 from sage.cli.report import failure_as_json
 from sage.cli.user_file import check_meant, executed, pipeline_of
 from sage.cli.watching import Watcher
+from sage.connectors.first import only_first
 from sage.errors import SageError, UsageError
 from sage.flow.pipeline import Pipeline
 from sage.runtime.outcome import RunOptions, RunResult, Status
@@ -31,17 +32,24 @@ FINISHED_WITH_DEAD_LETTERS = 8
 @click.option("--processes", callback=whole_number, metavar="N", help="Run what keeps a processor busy in N processes.")
 @click.option("--address", metavar="HOST:PORT", help="ray: the cluster to join.  [default: a private one for this run]")
 @click.option("--hosts", callback=whole_number, metavar="N", help="ray: processes in all.  [default: one a processor]")
-@click.option("--scheduler", metavar="NAME", help="ray: who places the steps on the nodes.  [default: adaptive]")
+@click.option(
+    "--scheduler", metavar="NAME", help="Who places steps on nodes and gives out their work.  [default: adaptive]"
+)
+@click.option("--restarts", callback=whole_number, metavar="N", help="After lost hosts, begin again N times a minute.")
 @click.option("--insecure-cluster", is_flag=True, help="ray: join a cluster that asks for no token.")
 @click.option("--job-dir", metavar="DIR", help="Keep there what a run needs to go on where this one was cut off.")
 @click.option("--reuse-results", "reuse", metavar="DIR", help="Share results of durable steps with other jobs, there.")
 @click.option("--discard-step", "discard_steps", multiple=True, metavar="NAME", help="Forget the state of a lost step.")
+@click.option(
+    "--first", callback=whole_number, metavar="N", help="Only the first N records of each file, to try it out."
+)
 @click.option("--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: NAME.dead.jsonl]")
 @click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
 @click.option("--fail-on-dead-letters", is_flag=True, help="Exit with 8 when there are any.")
 @click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
 @click.option("--json", "to_json", is_flag=True, help="The result as JSON on standard output, and nothing else there.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--explain", is_flag=True, help="Say at the end who ran what, and why: candidates, scores, choice.")
 @debug_option
 @click.pass_context
 def run(
@@ -55,16 +63,19 @@ def run(
     address: str | None,
     hosts: int | None,
     scheduler: str | None,
+    restarts: int | None,
     insecure_cluster: bool,
     job_dir: str | None,
     reuse: str | None,
     discard_steps: tuple[str, ...],
+    first: int | None,
     dead_letters: str | None,
     max_dead_letters: int | None,
     fail_on_dead_letters: bool,
     append: bool,
     to_json: bool,
     quiet: bool,
+    explain: bool,
 ) -> None:
     """Run the pipeline of the Python file FILE.
 
@@ -73,6 +84,7 @@ def run(
 
     \b
     sage run faq.py                  from the beginning
+    sage run faq.py --first 20       tries it with 20 records
     sage run faq.py --job-dir job    goes on where it was cut off
     sage run faq.py --engine ray     the same on a cluster
 
@@ -86,6 +98,7 @@ def run(
         "address": address,
         "hosts": hosts,
         "scheduler": scheduler,
+        "restarts": restarts,
         "insecure_cluster": insecure_cluster or None,
         "job_dir": Path(job_dir) if job_dir is not None else None,
         "reuse": Path(reuse) if reuse is not None else None,
@@ -97,11 +110,13 @@ def run(
     for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir), ("--reuse-results", reuse)):
         if path == "":
             raise UsageError("E104", "the path is empty", at=option)
-    watcher = Watcher(invocation_of(context), quiet=quiet, json_to=sys.stdout if to_json else None)
+    if first == 0:
+        raise UsageError("E104", "bad number", at="--first", got=0, expected="a whole number from 1 on")
+    watcher = Watcher(invocation_of(context), quiet=quiet, explain=explain, json_to=sys.stdout if to_json else None)
 
     def runner(chosen: Pipeline, options: RunOptions) -> RunResult:
         check_meant(chosen, pipeline, file)
-        return watcher.run(chosen, _with(options, said))
+        return watcher.run(chosen if first is None else only_first(chosen, first), _with(options, said))
 
     try:
         with redirect_stdout(sys.stderr) if to_json else nullcontext(), executed(file, arguments, runner) as module:
