@@ -22,7 +22,7 @@ EXPORTS = {
         Account Job JobSnapshot RunOptions RunResult Status StepSnapshot run start
     """,
     "sage.connectors": """
-        Csv Directory Items JsonLines KeyValue Parquet SQL SQLite Stdin Stdout Text
+        Csv Directory First Items JsonLines KeyValue Parquet SQL SQLite Stdin Stdout Text
     """,
     "sage.llm": """
         ChatClient Completion EndpointPool Message

@@ -35,6 +35,20 @@ def test_the_end_says_what_became_of_everything(tmp_path: Path) -> None:
     assert "read 20 = written 16 + dead-lettered 4 + filtered 0" in done.stderr
     assert "written to halves.jsonl" in done.stderr
     assert "sage dead-letters list halves.dead.jsonl" in done.stderr
+    assert "4 at Half: ValueError: not this one" in done.stderr
+
+
+def test_a_pipeline_is_tried_with_its_first_records(tmp_path: Path) -> None:
+    write_pipeline(tmp_path, FLOW)
+    assert "read 7 = written 6 + dead-lettered 1" in sage("run", "flow.py", "--first", "7", cwd=tmp_path).stderr
+    assert sage("run", "flow.py", "--first", "0", cwd=tmp_path).stderr.startswith("E104 bad number at --first")
+
+
+def test_a_run_that_never_began_has_no_figures(tmp_path: Path) -> None:
+    write_pipeline(tmp_path, [*FLOW[:4], "    def open(self, context): raise OSError('no')", *FLOW[4:]])
+    said = sage("run", "flow.py", cwd=tmp_path).stderr
+    assert "halves: FAILED in " in said
+    assert "rate/s" not in said
 
 
 def test_dead_letters_can_fail_a_run(tmp_path: Path) -> None:
