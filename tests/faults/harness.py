@@ -7,7 +7,6 @@ UNEXPECTED, ORDER, BILL, ENDS, ACCOUNT, LEAK; an empty list is what a test wants
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -19,98 +18,25 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workload import KEYS, Bill, Workload
+
 import sage
 from patience import DEADLINE_S
-from sage.connectors import Csv, JsonLines, SQLite
+from sage.connectors import KeyValue
+from sage.rag.documents import DocumentReader
+from sage.rag.manifest import read_manifest
 from sage.runtime.durability.audit import verify
 from sage.runtime.durability.slots import left_in_flight
-from sage.runtime.recall_async import most_in_flight
 
-KEYS = 7
 FULL = os.environ.get("SAGE_FAULTS") == "full"
 """All of it (``make faults``), or what fits into a run of the tests."""
 Hook = Callable[[], None]
 """Called in the process of a run, before it begins."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Unique integers with keys, through a durable call, into every kind of sink, and into a sum by key."""
-
-    folder: Path
-    records: int = 300
-    concurrency: int = 8
-    call_s: float = 0.001
-    ordered: bool = False
-    threads: bool = False
-    retries: int = 0
-    reuse: Path | None = None
-
-    @property
-    def most_in_flight(self) -> int:
-        """On threads, calls one after the other that take less than 5 ms share a commit; these take as long."""
-        return self.concurrency if self.threads else most_in_flight(self.concurrency)
-
-    def prepare(self) -> None:
-        lines = (json.dumps({"n": n, "key": n % KEYS}) for n in range(self.records))
-        (self.folder / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
-
-    def pipeline(self) -> sage.Pipeline:
-        pipeline = sage.Pipeline("faults")
-        stream = pipeline.read(JsonLines(self.folder / "in.jsonl"), name="read")
-        if self.ordered:
-            stream = stream.order_by("key")
-        paid = stream.map(
-            Pay(self.folder / "bill", self.call_s) if self.threads else PayAsync(self.folder / "bill", self.call_s),
-            name="pay", durable=True, concurrency=self.concurrency, retries=self.retries,
-        )  # fmt: skip
-        paid.write(JsonLines(self.folder / "out.jsonl"), name="lines")
-        paid.write(Csv(self.folder / "out.csv"), name="rows")
-        paid.write(SQLite(self.folder / "out.db", "out"), name="table")
-        sums = paid.key_by("key").aggregate(int, _add, name="sums")
-        sums.map(list).write(JsonLines(self.folder / "sums.jsonl"), name="totals")
-        return pipeline
-
-    def run(self) -> sage.RunResult:
-        options = sage.RunOptions(job_dir=self.folder / "job", reuse=self.reuse)
-        return sage.start(self.pipeline(), options).wait(DEADLINE_S)
-
-
-def _add(total: int, record: Any) -> int:
-    return total + int(record["n"])
-
-
-class Bill:
-    """Every call adds a line before it answers; the file outlives whoever made the call."""
-
-    def __init__(self, path: Path, call_s: float) -> None:
-        self.path = path
-        self.call_s = call_s
-
-    def note(self, record: Any) -> Any:
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(file, f"{record['n']}\n".encode())
-        os.close(file)
-        return {**record, "answer": record["n"] * 2, "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
-
-
-class Pay(Bill):
-    def __call__(self, record: Any) -> Any:
-        answer = self.note(record)
-        time.sleep(self.call_s)
-        return answer
-
-
-class PayAsync(Bill):
-    async def __call__(self, record: Any) -> Any:
-        answer = self.note(record)
-        await asyncio.sleep(self.call_s)
-        return answer
 
 
 @dataclass
@@ -188,6 +114,12 @@ class History:
             found = Counter(n for (n,) in database.execute("SELECT n FROM out"))
         database.close()
         yield from _compared("table", found, expected)
+        with closing(KeyValue(folder / "out.kv").entries()) as entries:
+            yield from _compared("entries", Counter(entry["n"] for entry in entries.values()), expected)
+        if self.workload.index:
+            with closing(DocumentReader(folder / "out.index")) as documents:
+                found = Counter(int(documents[n].id) for n in range(read_manifest(folder / "out.index").documents))
+            yield from _compared("index", found, expected)
         totals = dict(map(json.loads, _lines(folder / "sums.jsonl")))
         right = {key: sum(range(key, records, KEYS)) for key in range(min(KEYS, records))}
         if totals != right or len(_lines(folder / "sums.jsonl")) != len(right):
@@ -207,7 +139,7 @@ class History:
             yield f"BILL: {self.in_flight} in flight, and {self.workload.most_in_flight} may be"
 
     def _leaks(self) -> Iterator[str]:
-        for pattern in (".*.sage-part", ".*.sage-tmp", "job/calls-*", "job/blobs/*/.*"):
+        for pattern in (".*.sage-part", ".*.sage-tmp", ".out.index*", "job/calls-*", "job/blobs/*/.*"):
             yield from (f"LEAK: {path.name}" for path in self.workload.folder.glob(pattern))
 
 

@@ -12,9 +12,10 @@ POINTS = range(1, 201) if FULL else (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", ["async", "threads", "ordered"])
+@pytest.mark.parametrize("kind", ["async", "threads", "ordered", "index"])
 def test_a_job_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, kind: str, seed: int) -> None:
-    workload = Workload(tmp_path, threads=kind == "threads", ordered=kind == "ordered", call_s=0.005)
+    options = {name: kind == name for name in ("threads", "ordered", "index")}
+    workload = Workload(tmp_path, call_s=0.005, **options)  # type: ignore[arg-type]
     with nemesis(seed) as chance:
         history = killed_and_resumed(workload, [chance.uniform(0.02, 0.3) for _ in range(KILLS)])
         assert history.violations() == []

@@ -69,7 +69,7 @@ def outputs_not_cut_off() -> None:
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_mutant_is_seen(tmp_path: Path, mutant: Hook, seen: str) -> None:
-    workload = Workload(tmp_path, records=200, call_s=0.02, concurrency=4)  # a kill comes behind some checkpoints
+    workload = Workload(tmp_path, records=120, call_s=0.02, concurrency=4)  # a kill comes behind some checkpoints
     workload.prepare()
     history = History(workload)
     for bill in (40, 80):

@@ -40,8 +40,10 @@ class KeyValue(Sink):
         return Entries(os.fspath(self.path))
 
     def check(self) -> None:
+        from sage.connectors.keyvalue_file import check_file
+
         if os.path.exists(self.path):
-            self.entries().close()
+            check_file(os.fspath(self.path))
         else:
             check_writable(os.fspath(self.path))
 

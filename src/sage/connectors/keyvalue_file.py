@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from sage import codec
@@ -116,8 +117,14 @@ def _opened(path: str, *, create: bool) -> Table:
     return Table(path, "entries", "key", _BUSY_TIMEOUT_S, create=create)
 
 
-def _check(table: Table) -> None:
+def check_file(path: str) -> None:
+    """Raise `SinkError` if it is of something else; a run that was killed may have left it empty."""
+    with closing(_opened(path, create=False)) as table:
+        _check(table, or_empty=True)
+
+
+def _check(table: Table, *, or_empty: bool = False) -> None:
     with table.translated():
         found = {name for (name,) in table.connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not {"entries", "taken"} <= found:
+    if not {"entries", "taken"} <= found and (found or not or_empty):
         raise SinkError("E554", "this is no key-value file of SAGE", at=table.place, got=sorted(found))

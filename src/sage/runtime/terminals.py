@@ -148,7 +148,7 @@ class SinkStage(TerminalStage):
     def _sink_context(self) -> SinkContext:
         context = SinkContext(self.context.pipeline, self.plan.name, self.context.append)
         durability = self.context.durability
-        if durability is None or self.plan.operator.safe != "at_sync":
+        if durability is None:
             return context
         place = durability.output(self.plan.name)
         return replace(context, job=durability.job, place=place, committing=durability.committing)
