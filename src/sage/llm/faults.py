@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import os
 import time
 from collections.abc import Mapping
 
@@ -101,7 +102,7 @@ def _of_transport(error: Exception, at: str, text: str, patience: Patience) -> E
         case TimeoutError():
             return _out_of_time(patience.phase(), at, patience)
         case aiohttp.ClientConnectorError():
-            return EndpointBusy("E722", "the endpoint does not accept connections", at=at, got=text)
+            return EndpointBusy("E722", "the endpoint does not accept connections", at=at, got=_reason(error, text))
         case aiohttp.ClientPayloadError():
             return EndpointError("E730", "the endpoint sent half an answer", at=at, got=text)
         case aiohttp.ClientConnectionError() | OSError() if patience.answered:
@@ -109,6 +110,12 @@ def _of_transport(error: Exception, at: str, text: str, patience: Patience) -> E
         case aiohttp.ClientConnectionError() | OSError():
             return EndpointError("E715", "the endpoint closed the connection before it answered", at=at, got=text)
     return EndpointError("E731", "the endpoint does not speak HTTP as expected", at=at, got=text)
+
+
+def _reason(error: Exception, text: str) -> str:
+    """The system's reason alone: the address is in the error already."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else text
 
 
 def _out_of_time(phase: Phase, at: str, patience: Patience) -> EndpointError:
