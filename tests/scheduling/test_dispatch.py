@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from math import inf
+from pathlib import Path
 
 import pytest
 
 import sage
+from cli.command_line import sage as sage_command
 from sage.connectors import Items
 from sage.errors import SchedulingError
 from sage.scheduling import Decision, Fifo, names, register, scheduler
@@ -29,7 +31,7 @@ class Unequal(sage.Operator):
         self.instance = context.instance
 
 
-def run_with(name: str | None, records: int) -> sage.RunResult:
+def run_with(name: str, records: int) -> sage.RunResult:
     pipeline = sage.Pipeline("unequal")
     pipeline.read(Items(range(records))).map(Unequal(), name="work").collect()
     return sage.run(pipeline, processes=HOSTS, scheduler=name)
@@ -56,10 +58,27 @@ def test_each_policy_gives_out_work_by_its_law(name: str) -> None:
         assert found[2] > found[1] > found[0] > 0, "who is quicker gets more"
 
 
-def test_where_nothing_is_said_it_is_the_default() -> None:
-    result = run_with(None, 12)
-    assert [route.scheduler for route in result.routes] == ["adaptive"]
-    assert {(one.task, one.where) for one in result.placed} == {("work", f"host {n}") for n in (1, 2, 3)}
+FLOW = """
+import sage
+from sage.connectors import Items, JsonLines
+
+pipeline = sage.Pipeline("flow")
+pipeline.read(Items(range(12))).map(lambda n: {"n": n}, name="work").write(JsonLines("out.jsonl"))
+"""
+
+
+def test_a_run_explains_who_ran_what(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(FLOW)
+    done = sage_command("run", "flow.py", "--processes", "2", "--explain", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip() for line in done.stderr.partition("why\n")[2].splitlines()]
+    assert lines[:2] == [
+        "work/0 is in host 1: the process with the fewest (host 1 0, host 2 0)",
+        "work/1 is in host 2: the process with the fewest (host 1 1, host 2 0)",
+    ]
+    assert lines[2].startswith("work: adaptive gives work to 2 hosts, ")  # nobody said which policy
+    assert [line.partition(":")[0] for line in lines[3:]] == ["host 1", "host 2", "last decision"]
+    assert lines[-1].startswith("last decision: would be done first (host 1 ")
 
 
 @pytest.fixture
