@@ -54,7 +54,7 @@ def called_twice() -> None:
 
 def outputs_not_cut_off() -> None:
     """What was written behind the last checkpoint stays when the job goes on."""
-    from sage.connectors.output import OutputFile
+    from sage.connectors.output_file import OutputFile
 
     def keep(file: OutputFile, size: int, crc: int) -> None:
         file._raw.seek(0, os.SEEK_END)

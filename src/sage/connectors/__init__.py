@@ -3,7 +3,7 @@
 ::
 
     files.py      which files a path means, their partition ids; input.py: their bytes
-    output.py     an output file appears whole or not at all
+    output.py     an output file appears whole or not at all (output_file.py, output_errors.py)
     lines.py      a record a line: text.py, jsonlines.py (json_text.py: what can be written as JSON)
     csv.py, parquet.py (parquet_writer.py; parquet_spool.py: for jobs that may be killed), directory.py
     items.py      Python iterables

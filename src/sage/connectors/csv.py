@@ -14,7 +14,8 @@ from sage.connectors.files import FileSource, find_files
 from sage.connectors.input import InputFile
 from sage.connectors.json_text import to_json_cell
 from sage.connectors.lines import MAX_RECORD_BYTES
-from sage.connectors.output import FileSink, FileWriter, OutputFile
+from sage.connectors.output import FileSink, FileWriter
+from sage.connectors.output_file import OutputFile
 from sage.errors import PipelineError, RecordError, SinkError, SourceError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writable
 

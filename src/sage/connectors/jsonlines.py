@@ -20,7 +20,8 @@ from sage.connectors.lines import (
     raw_text,
     split_lines,
 )
-from sage.connectors.output import FileSink, FileWriter, OutputFile
+from sage.connectors.output import FileSink, FileWriter
+from sage.connectors.output_file import OutputFile
 from sage.errors import RecordError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writable
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sage.connectors.output import check_writable
+from sage.connectors.output_errors import check_writable
 from sage.errors import PipelineError
 from sage.flow.sink import Sink, SinkContext, Writer
 

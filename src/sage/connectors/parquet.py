@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.connectors.files import FileSource, find_files
-from sage.connectors.output import FileSink, FileWriter, OutputFile
+from sage.connectors.output import FileSink, FileWriter
+from sage.connectors.output_file import OutputFile
 from sage.connectors.parquet_spool import SpooledParquetWriter
 from sage.connectors.parquet_writer import ParquetWriter, broken, load_arrow, open_parquet
 from sage.flow.sink import Sink, SinkContext, Writable

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sage.connectors.output import OutputFile, translated
+from sage.connectors.output_errors import translated
+from sage.connectors.output_file import OutputFile
 from sage.connectors.parquet_writer import ROW_GROUP_ROWS, ParquetWriter
 from sage.errors import SinkError
 from sage.flow.sink import Rejected

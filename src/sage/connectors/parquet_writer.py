@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from sage.connectors.output import FileWriter, OutputFile, translated
+from sage.connectors.output import FileWriter
+from sage.connectors.output_errors import translated
+from sage.connectors.output_file import OutputFile
 from sage.errors import MissingDependency, RecordError, SinkError, SourceError
 from sage.flow.sink import Rejected
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sage.connectors.json_text import to_json_cell
-from sage.connectors.output import check_writable
+from sage.connectors.output_errors import check_writable
 from sage.connectors.sql_errors import row_errors, sqlalchemy, translated
 from sage.connectors.sql_target import Target
 from sage.errors import RecordError, SinkError

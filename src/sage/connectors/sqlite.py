@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sage.connectors.output import check_writable
+from sage.connectors.output_errors import check_writable
 from sage.errors import PipelineError
 from sage.flow.sink import Sink, SinkContext, Writer
 

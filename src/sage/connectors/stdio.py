@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from sage.connectors.json_text import to_json_lines
 from sage.connectors.jsonlines import JSON
 from sage.connectors.lines import MAX_RECORD_BYTES, LineBlocks, LineFormat, LineReader
-from sage.connectors.output import translated
+from sage.connectors.output_errors import translated
 from sage.connectors.text import TextFormat, to_text_lines
 from sage.errors import SinkError, SourceError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writer

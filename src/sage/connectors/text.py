@@ -8,7 +8,8 @@ from typing import Any, overload
 
 from sage.connectors.files import FileSource
 from sage.connectors.lines import MAX_RECORD_BYTES, LineReader, Taken, line_offsets, not_utf8, open_lines, split_lines
-from sage.connectors.output import FileSink, FileWriter, OutputFile
+from sage.connectors.output import FileSink, FileWriter
+from sage.connectors.output_file import OutputFile
 from sage.errors import RecordError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writable
 
