@@ -11,5 +11,6 @@
     rate.py        requests a second that cost the endpoint nothing, against LiteLLM's proxy
     sharing.py     fairness between tenants, priority
     overload.py    ten times the capacity, and 5,000 idle connections
+    hostile.py     256 MB, and requests that ask for too much
     prefix.py      two endpoints that cache prefixes, with and without prefix affinity
 """

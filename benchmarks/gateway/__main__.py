@@ -8,7 +8,7 @@ from importlib import import_module
 
 from sage.cli.limits import allow_open_files
 
-NAMES = ("tax", "rate", "fairness", "priority", "overload", "prefix")
+NAMES = ("tax", "rate", "fairness", "priority", "overload", "hostile", "prefix")
 MODULES = {"fairness": "sharing", "priority": "sharing"}
 
 

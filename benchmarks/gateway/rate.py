@@ -24,7 +24,7 @@ from benchmarks.gateway.clients import MODEL, session
 from benchmarks.gateway.processes import Serving, gateway, module, server
 
 AT_ONCE = 32
-REQUESTS = 1500
+REQUESTS = 500
 ROUNDS = 3
 START_S = 180.0
 BODY = msgspec.json.encode({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1})

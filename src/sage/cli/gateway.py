@@ -11,7 +11,7 @@ import msgspec
 from sage import settings
 from sage.cli.commands import debug_option, whole_number
 from sage.cli.files import check_file
-from sage.cli.limits import allow_open_files, forbid_core_dumps
+from sage.cli.limits import allow_open_files
 from sage.cli.stderr import say
 from sage.cli.waiting import wait_for_interrupt
 from sage.errors import UsageError
@@ -53,7 +53,6 @@ def gateway(endpoints: tuple[str, ...], config: str | None, host: str | None, po
     """
     chosen = _config(endpoints, config, host, port)
     allow_open_files()
-    forbid_core_dumps()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Gateway(chosen, usage_file(chosen.usage_file)) as running:
         try:

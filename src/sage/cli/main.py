@@ -11,6 +11,7 @@ import click
 
 from sage import settings
 from sage.cli.commands import Invocation, LazyCommand, LazyGroup, debug_option
+from sage.cli.limits import forbid_core_dumps
 from sage.cli.stderr import say
 from sage.cli.usage import usage_error
 from sage.errors import SageError, UsageError, shorten
@@ -61,6 +62,8 @@ def cli(context: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Raises SystemExit only where the user's own file did."""
     invocation = Invocation()
+    if arguments is None:
+        forbid_core_dumps()  # a process of its own, whose settings hold keys
     try:
         code = _invoke(list(sys.argv[1:] if arguments is None else arguments), invocation)
         _flush()

@@ -12,6 +12,7 @@
     destinations.py  what a request must not say: where it goes
     relay.py         a stream of events passed on as bytes: finds the usage, and hides it from who did not ask
     batch.py         what a batch and its files are; batch_store.py: on disk; batch_runner.py: how they are worked off
+    batch_journal.py  what has become of a batch's requests, on the disk before it counts
     batch_routes.py  /v1/files and /v1/batches
     callers.py       who a key belongs to, and what it opens
     allowance.py     rates and budgets of keys and tenants
@@ -20,7 +21,8 @@
     health.py        whether requests get through; figures.py: what /metrics shows
     books.py         the ledger seen from the event loop; ledger.py: tokens by key, job, step and model, in SQLite
 
-Which request is sent when, and where, is decided by `sage.llm.pool`. Needs the extra ``llm`` (aiohttp).
+Which request is sent when, and where, is decided by `sage.llm.pool`. Needs the
+extra ``gateway`` (aiohttp, httptools, uvloop).
 """
 
 from sage.gateway.config import EndpointConfig, GatewayConfig, KeyConfig, TenantConfig, load_config, new_key

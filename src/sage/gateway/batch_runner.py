@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import BinaryIO
 
 import msgspec
 
@@ -27,6 +26,7 @@ from sage.gateway.batch import (
     new_id,
     read_line,
 )
+from sage.gateway.batch_journal import BatchJournal
 from sage.gateway.batch_store import BatchStore
 from sage.gateway.callers import Caller
 from sage.gateway.faults import Refusal, of_endpoints
@@ -109,7 +109,7 @@ class BatchRunner:
         batch.request_counts.failed = len(done) - batch.request_counts.completed
         finished = {result.custom_id for result in done}
         if batch.status == "in_progress" and caller is not None:
-            with self._store.journal(batch) as journal:
+            async with BatchJournal(self._store.journal(batch)) as journal:
                 await self._ask_all(batch, caller, finished, journal)
             batch.enter("finalizing", SYSTEM_CLOCK.wall())
         elif caller is None:
@@ -155,23 +155,25 @@ class BatchRunner:
             errors.append(LineError("too_many_requests", f"at most {MAX_REQUESTS} requests", MAX_REQUESTS + 1))
         return errors, len(seen)
 
-    async def _ask_all(self, batch: Batch, caller: Caller, finished: set[str], journal: BinaryIO) -> None:
+    async def _ask_all(self, batch: Batch, caller: Caller, finished: set[str], journal: BatchJournal) -> None:
         """Until its time is over."""
         lines = self._lines(batch, finished)
         left_s = max(0.0, batch.expires_at - SYSTEM_CLOCK.wall())
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(left_s), asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(self._ask(batch, caller, lines, journal))
+        except TimeoutError:
+            return
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
-    async def _ask(self, batch: Batch, caller: Caller, lines: Iterator[Line], journal: BinaryIO) -> None:
+    async def _ask(self, batch: Batch, caller: Caller, lines: Iterator[Line], journal: BatchJournal) -> None:
         """One after another, each with whatever becomes of it."""
         for line in lines:
             result = await self._result(batch, caller, line)
-            journal.write(msgspec.json.encode(result) + b"\n")
-            journal.flush()
+            await journal.keep(result)  # also a file full of mistakes does not hold up the others: it waits here
             _count(batch, result)
-            await asyncio.sleep(0)  # a file full of mistakes must not hold up the others
 
     async def _result(self, batch: Batch, caller: Caller, line: Line) -> Result:
         labels = Labels(batch.job or batch.id, batch.step, None, False)

@@ -76,7 +76,7 @@ class BatchStore:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(self._folder / f"{card.id}.jsonl")
-        self._write(card)
+        self._write(card)  # and syncs the folder, for both
         self._files[card.id] = card
 
     def file(self, name: str, tenant: str) -> FileCard | None:
@@ -126,7 +126,7 @@ class BatchStore:
         return [read_result(line) for line in whole.splitlines()]
 
     def journal(self, batch: Batch) -> BinaryIO:
-        """To write more of them, each flushed: then it survives this process."""
+        """To write more of them (`sage.gateway.batch_journal`)."""
         return open(self._results(batch), "ab", opener=opener)
 
     def publish(self, batch: Batch, results: Iterable[Result], created_at: int) -> None:
@@ -157,6 +157,11 @@ class BatchStore:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._folder / f"{card.id}.json")
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _all(self, kind: str, of: type[C]) -> list[C]:
         """The oldest first. What is damaged stays where it is, and does not exist for clients."""

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from sage.errors import MissingDependency
 from sage.gateway.config import GatewayConfig
 from sage.llm.hosted import AsyncServer, HostedServer
 
@@ -30,6 +31,10 @@ class Gateway(HostedServer):
         super().__init__("sage-gateway", "the gateway")
 
     def _make(self) -> AsyncServer:
+        try:
+            import httptools  # noqa: F401 -- at the start, and not with the first request
+        except ImportError as error:
+            raise MissingDependency("httptools", "gateway", "the gateway") from error
         from sage.gateway.server import Server
 
         return Server(self.config, self.usage_file)

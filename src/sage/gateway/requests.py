@@ -212,9 +212,10 @@ def _usage_asked_for(asked: _Body, fields: dict[str, Raw]) -> dict[str, Raw]:
 
 def _checked(decode: Any, body: bytes) -> Any:
     try:
+        asked = decode(body)  # first: what is too long here is not walked through there
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(msgspec.json.decode(body))
-        return decode(body)
+        return asked
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$")
         raise Refusal(400, str(error), param=place.strip(".`") or _missing(what)) from None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ERROR_BODY_TIMEOUT_S = 2.0
 ERROR_BODY_BYTES = 64 << 10
 DRAIN_TIMEOUT_S = 1.0
+SLACK = 0.05
+"""Of `between_chunks_s`, by which its end may come late."""
 
 Phase = Literal["connect", "first_byte", "between_chunks", "total"]
 
@@ -38,6 +40,14 @@ class Timeouts:
             raise PipelineError("E242", "a timeout cannot be this", got=self, expected="seconds, each more than 0")
 
 
+class NotConnected(OSError):
+    """Nothing accepts connections there."""
+
+
+class ConnectTimeout(TimeoutError):
+    """No connection within `connect_s`."""
+
+
 class Patience:
     """The one timer of a call, set anew in each phase. Made in the task that waits."""
 
@@ -47,13 +57,19 @@ class Patience:
         start = self._clock()
         self._end = start + timeouts.total_s
         self._chunks = 0
+        self._due = 0.0
         self.answered = False
         """True once the headers of an answer have come."""
         self.timer = asyncio.timeout_at(min(self._end, start + timeouts.first_byte_s))
 
     def chunk_came(self) -> None:
+        """The timer is set anew once in a `SLACK`, not for every chunk: that would cost as much as the chunk."""
         self._chunks += 1
-        self.timer.reschedule(min(self._end, self._clock() + self._timeouts.between_chunks_s))
+        slack_s = SLACK * self._timeouts.between_chunks_s
+        due = self._clock() + self._timeouts.between_chunks_s
+        if (self._chunks == 1 or due > self._due) and not self.timer.expired():
+            self._due = due + slack_s
+            self.timer.reschedule(min(self._end, self._due))
 
     def lift(self) -> None:
         """What was waited for is there; what follows has a limit of its own."""

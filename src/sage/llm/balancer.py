@@ -250,7 +250,7 @@ class Balancer:
         )
 
     def _next(self, now: float) -> tuple[Ticket, _Place] | None:
-        if not any(place.has_room(now) for place in self._places.values()):
+        if not self._turns.waiting or not any(place.has_room(now) for place in self._places.values()):
             return None
         highest = self._highest(now)
         for line in self._turns.in_order():

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from sage.errors import EndpointBusy, MissingDependency, RecordError, SageError
 from sage.llm import faults, wire
 from sage.llm.answer import Answer, Patience, Timeouts
+from sage.llm.upstream import KEEPALIVE_S, RawAnswer, Upstream
 from sage.llm.wire import Completion, Message
 from sage.settings import Secret, check_secret, check_url
 from sage.version import __version__
@@ -24,7 +25,6 @@ from sage.version import __version__
 if TYPE_CHECKING:
     import aiohttp
 
-KEEPALIVE_S = 4.0  # less than uvicorn's 5 s, so that we do not send into a connection that it is just closing
 _OK = frozenset({200})
 _ABSENT = frozenset({400, 404, 405, 501})
 _THE_ASKERS = frozenset({400, 404, 405, 409, 413, 414, 422, 431})
@@ -100,6 +100,8 @@ class ChatClient:
         self._key = check_secret(key, "ChatClient(key=...)") if isinstance(key, str) else key
         self._timeouts = Timeouts(connect_timeout_s, first_byte_timeout_s, between_chunks_timeout_s, total_timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._upstream: Upstream | None = None
+        """For `relay`, from its first use on."""
         self._choosing = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -127,6 +129,9 @@ class ChatClient:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -199,12 +204,20 @@ class ChatClient:
             raise callers
 
     @asynccontextmanager
-    async def relay(self, path: str, body: bytes) -> AsyncIterator[Answer]:
+    async def relay(self, path: str, body: bytes) -> AsyncIterator[RawAnswer]:
         """Send `body` as it is, and get the answer as it comes, unread: also one by which the endpoint says that the
         request is wrong (400, 404, ...). Other errors as of `complete`. What the block raises must not be one of
-        `sage.llm.faults.foreign`. Leaving it early closes the connection."""
-        async with self._call("POST", path, body, accepted=_OK | _THE_ASKERS) as answer:
-            yield answer
+        `sage.llm.faults.foreign`. Leaving it early closes the connection. Needs the extra ``gateway`` (httptools)."""
+        at, patience = self._at(path), Patience(self._timeouts)
+        upstream = self._opened()
+        try:
+            async with patience.timer, upstream.ask(path, body, patience) as answer:
+                if answer.status != 200 and answer.status not in _THE_ASKERS:
+                    said = wire.said(await answer.error_body())
+                    raise faults.of_status(answer.status, answer.headers, said, at=at, key=self._key)
+                yield answer
+        except faults.foreign() as error:
+            raise faults.of_exception(error, at=at, patience=patience, key=self._key) from None
 
     async def check(self, model: str | None = None) -> tuple[str, ...]:
         """Find out, before anything is paid for, whether the endpoint can work (with `model`, or the client's); returns
@@ -247,6 +260,15 @@ class ChatClient:
                     raise faults.no_model(self.url)
                 self.model = listed[0]
         return self.model
+
+    def _opened(self) -> Upstream:
+        if self._session is None:
+            raise RuntimeError(f"{self!r} is not open")
+        if self._upstream is None:
+            upstream = Upstream(self.url, self._key, self._timeouts)
+            upstream.open()
+            self._upstream = upstream
+        return self._upstream
 
     def _at(self, path: str) -> str:
         return self.url + path

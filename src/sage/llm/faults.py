@@ -35,13 +35,14 @@ from __future__ import annotations
 import email.utils
 import math
 import os
+import ssl
 import time
 from collections.abc import Mapping
 
 import msgspec
 
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, RecordError, SageError
-from sage.llm.answer import Patience, Phase
+from sage.llm.answer import ConnectTimeout, NotConnected, Patience, Phase
 from sage.llm.wire import ErrorAnswer, HalfAnswer, Said, TooLarge, WireFault
 from sage.settings import Secret
 
@@ -95,13 +96,13 @@ def _of_transport(error: Exception, at: str, text: str, patience: Patience) -> E
     import aiohttp
 
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case aiohttp.ConnectionTimeoutError() | ConnectTimeout():
             return _out_of_time("connect", at, patience)
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
             return EndpointRefused("E705", "the endpoint's TLS cannot be trusted", at=at, got=text)
         case TimeoutError():
             return _out_of_time(patience.phase(), at, patience)
-        case aiohttp.ClientConnectorError():
+        case aiohttp.ClientConnectorError() | NotConnected():
             return EndpointBusy("E722", "the endpoint does not accept connections", at=at, got=_reason(error, text))
         case aiohttp.ClientPayloadError():
             return EndpointError("E730", "the endpoint sent half an answer", at=at, got=text)

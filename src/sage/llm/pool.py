@@ -11,16 +11,14 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineError, RecordError
-from sage.llm.answer import Answer
 from sage.llm.balancer import Balancer, EndpointSnapshot, Grant, Outcome
-from sage.llm.client import ChatClient, StreamedAnswer
+from sage.llm.client import ChatClient
+from sage.llm.pooled import CHARACTERS_PER_TOKEN, PooledAnswer, RelayedAnswer
 from sage.llm.turns import MOST_WAITING, Ticket
 from sage.llm.wire import Completion, Message
 from sage.scheduling.limiter import FIRST_LIMIT, MOST
 from sage.settings import Secret
 
-CHARACTERS_PER_TOKEN = 4
-"""For estimates only: which endpoint has how much to do, and which job was served how much."""
 USUAL_ANSWER_TOKENS = 256
 SCRAPE_S, SCRAPE_AGAIN_S = 1.0, 30.0
 
@@ -34,71 +32,6 @@ class Begins(Protocol):
 OnTurn = Callable[[bool], None]
 R = TypeVar("R")
 B = TypeVar("B", bound=Begins)
-
-
-class PooledAnswer:
-    """The text of an answer as it comes, from `EndpointPool.stream`; to be iterated once. `endpoint` is the URL."""
-
-    def __init__(self, streamed: StreamedAnswer, grant: Grant, balancer: Balancer) -> None:
-        self._streamed = streamed
-        self._grant = grant
-        self._balancer = balancer
-        self._first: str | None = None
-        self.endpoint = grant.endpoint
-
-    @property
-    def completion(self) -> Completion:
-        """The whole answer, once all of it has come; before that a RuntimeError."""
-        return self._streamed.completion
-
-    async def begin(self) -> None:
-        """Wait for the first text, or for the end of an answer without one."""
-        self._first = await anext(self, None)
-        if self._first is None:
-            self._balancer.progress(self._grant, _now(), self.completion.completion_tokens or 1)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        if self._first is not None:
-            text, self._first = self._first, None
-            return text
-        text = await anext(self._streamed)
-        self._balancer.progress(self._grant, _now(), len(text) / CHARACTERS_PER_TOKEN)
-        return text
-
-
-class RelayedAnswer:
-    """An answer as it comes, unread, from `EndpointPool.relay`. Whoever reads it tells how many tokens came."""
-
-    def __init__(self, answer: Answer, grant: Grant, balancer: Balancer) -> None:
-        self._answer = answer
-        self._grant = grant
-        self._balancer = balancer
-        self.status = answer.status
-        self.content_type = answer.content_type
-        self.endpoint = grant.endpoint
-        self.granted_at = grant.at
-        """When it was sent, by the event loop's clock."""
-        self.first = b""
-        """Its first bytes; empty if it has none."""
-
-    async def begin(self) -> None:
-        """Wait for the first bytes."""
-        self.first = await self._answer.piece()
-
-    async def piece(self) -> bytes:
-        """The bytes after `first`, as they come; empty at the end. Raises as `EndpointPool.relay`."""
-        return await self._answer.piece()
-
-    def came(self, tokens: float) -> None:
-        """So many tokens of the answer have come."""
-        self._balancer.progress(self._grant, _now(), tokens)
-
-    def used(self, prompt_tokens: int) -> None:
-        """What the prompt cost, exactly."""
-        self._grant.ticket.prompt_tokens = prompt_tokens
 
 
 class EndpointPool:
@@ -323,6 +256,8 @@ class EndpointPool:
         self._balancer.wait(ticket, first=first)
         self._turns[ticket] = turn
         self._dispatch()
+        if turn.done():  # there was room: no timer is needed
+            return turn.result()
         try:
             async with asyncio.timeout_at(until):
                 return await turn
