@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+Admission = Literal["none", "limited", "jobs"]
 AHEAD = 2
 """Records on their way for each slot: one in it, and one that it need not wait for."""
 
@@ -41,8 +42,11 @@ class Case:
     scheduler: str = "adaptive"
     loads: tuple[Load, ...] = ()
     endpoints: int = 1
-    admission: Literal["none", "limited", "jobs"] = "limited"
+    admission: Admission = "limited"
     """Before the endpoints: nothing, SAGE's pool, or SAGE's pool and a limit of each job's records in flight."""
+    room: int | None = None
+    """With ``"jobs"``: their records in flight in all, divided by weight, before endpoints without a limit; None: as
+    many as the endpoints are found to take."""
     adaptive: bool = False
     """Records in flight are found by feedback."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -48,7 +48,8 @@ class VirtualCluster:
     def run(self, case: Case, seed: int) -> Run:
         scheduler = scheduler_named(case.scheduler)
         nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
-        cluster = replace(nodes, endpoints=self._endpoints(case), limited=case.admission != "none")
+        limited = case.admission != "none" and case.room is None
+        cluster = replace(nodes, endpoints=self._endpoints(case), limited=limited, in_flight=case.room)
         outcome = simulate(cluster, scheduler, [_job(case, load) for load in case.loads], seed=seed)
         figures = {"slots_busy": outcome.slots_busy, "decision_us": _decision_us(case)}
         if all(load.rate_per_s is None and load.start_s == 0 for load in case.loads):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 from sage.scheduling.priority import AGEING_S, urgency
+from sage.scheduling.sharing import divided
 from sage.scheduling.view import Work
 
 PASSED_S = 30.0
@@ -192,17 +192,11 @@ def forecast(waiting: Sequence[Waiting], running: Sequence[Running], capacity: C
 
 
 def shares(weights: Mapping[str, float], most: Mapping[str, int], capacity: Capacity) -> dict[str, int | None]:
-    """The records that each running job may have in flight: what there is for all, by weight, and no more than the
-    `most` of its own, of which what is left goes to the others. At least 1; None: no limit."""
+    """The records that each running job may have in flight: what there is for all, `divided`, or the `most` of its own.
+    None: no limit."""
     if capacity.in_flight is None:
         return {job: most.get(job) for job in weights}
-    found: dict[str, int | None] = {}
-    left, weight = capacity.in_flight, sum(weights.values())
-    for job in sorted(weights, key=lambda job: most.get(job, inf) / weights[job]):
-        share = max(1, min(round(left * weights[job] / weight), most.get(job, left)))
-        found[job] = share
-        left, weight = max(0, left - share), weight - weights[job]
-    return found
+    return {**divided(capacity.in_flight, weights, most)}
 
 
 def _at(job: Waiting, now_s: float) -> Waiting:

@@ -44,6 +44,8 @@ class ClusterModel:
     nodes: tuple[NodeModel, ...]
     network: NetworkModel = NetworkModel()
     endpoints: tuple[Profile, ...] = ()
+    in_flight: int | None = None
+    """Records that admitted jobs may have in flight together; None: as many as the endpoints take, and some more."""
     limited: bool = True
     """False: requests go to the endpoints at once, as many as come, in turn. True: as SAGE's pool does it."""
 

@@ -9,6 +9,7 @@ from itertools import islice
 from sage.errors import UsageError
 from sage.scheduling import Scheduler
 from sage.scheduling.limiter import AdaptiveLimit, Flight
+from sage.scheduling.sharing import divided
 from sage.simulation.agenda import Agenda
 from sage.simulation.cluster import ClusterModel
 from sage.simulation.dispatch import SimulatedDispatcher
@@ -129,6 +130,8 @@ class _Run:
     def _read(self, job: _Job) -> None:
         """As much as may be in flight."""
         assert isinstance(job.model.arrivals, Closed)
+        if job.is_read:
+            return
         most = job.model.arrivals.in_flight
         if job.limit is not None:
             most = min(most, job.limit.limit)
@@ -141,9 +144,13 @@ class _Run:
             self.dispatcher.arrive(job.next_task(self.agenda.now))
 
     def _share(self, job: _Job) -> int:
-        """Records of it that may be in flight by what the endpoints take, divided among those who still have some."""
-        others = sum(other.model.weight for other in self.jobs if other.in_flight or other is job)
-        return max(1, round(ADMITTED_AHEAD * self.pool.limit * job.model.weight / others))
+        """Records of it that may be in flight: its part of what is there for those who are at it."""
+        weights = {each.model.name: each.model.weight for each in self.jobs if self._is_at_it(each)}
+        total = self.cluster.in_flight or round(ADMITTED_AHEAD * self.pool.limit)
+        return divided(total, weights, {})[job.model.name]
+
+    def _is_at_it(self, job: _Job) -> bool:
+        return job.in_flight > 0 or (not job.is_read and self.agenda.now >= job.began_s)
 
     def _give(self, task: Task) -> None:
         self.agenda.at(self.agenda.now + self.transit_s, self.nodes[task.node].receive, task)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sage.bench.case import Case, Load
+from sage.bench.case import Admission, Case, Load
 from sage.bench.experiment import MEAN, P99, THROUGHPUT, TOTAL, Column, Experiment, Figures, Medians, Plot
 from sage.bench.options import Options
 
 DELAYS_S = (0.0, 1.0, 2.0, 5.0)
 IN_FLIGHT = 128
 """Records that each job would have on their way."""
+ROOMS = (96, 135, 192)
+"""In flight in all, as `sage jobmanager start --in-flight` sets it: what the endpoint does a second, times the latency
+that is wanted (Little's law)."""
 LOWER = Column("p99_lower", "p99 lower by (%)", 100, 1, "higher")
 LOST = Column("throughput_lost", "throughput lost (%)", 100, 1, "lower")
 AT_ONCE = "start delay 0 s"
@@ -23,12 +26,14 @@ def cases(options: Options) -> Sequence[Case]:
     def jobs(delay_s: float) -> tuple[Load, ...]:
         return tuple(Load(f"job{n}", pipeline, tasks, n * delay_s, in_flight=IN_FLIGHT) for n in range(3))
 
-    def case(name: str, x: int, delay_s: float, admission: str) -> Case:
-        kind = {"none": "none", "limited": "limited"}.get(admission, "jobs")
-        return Case(name, x, "", nodes=nodes, slots=24, scheduler=scheduler, loads=jobs(delay_s), admission=kind)  # type: ignore[arg-type]
+    def case(name: str, x: int, delay_s: float, admission: Admission, room: int | None = None) -> Case:
+        return Case(
+            name, x, "", nodes=nodes, slots=24, scheduler=scheduler, loads=jobs(delay_s), admission=admission, room=room
+        )
 
     delayed = [case(f"start delay {delay:g} s", x, delay, "none") for x, delay in enumerate(DELAYS_S)]
-    return [*delayed, case("endpoint limit", 4, 0.0, "limited"), case("admission", 5, 0.0, "jobs")]
+    given = [case(f"{room} in flight", 6 + x, 0.0, "jobs", room) for x, room in enumerate(ROOMS)]
+    return [*delayed, case("endpoint limit", 4, 0.0, "limited"), case("admission", 5, 0.0, "jobs"), *given]
 
 
 def derive(cases: Sequence[Case], figures: Medians) -> Mapping[str, Figures]:
