@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 from sage.errors import SageError
@@ -12,6 +13,7 @@ CODE = re.compile(r"E\d{3}(?= |$)")
 ROW = re.compile(r"^\| (E\d{3}) \| (.+) \|$", re.MULTILINE)
 
 
+@cache
 def trees() -> list[ast.Module]:
     return [ast.parse(file.read_text()) for file in sorted((ROOT / "src" / "sage").rglob("*.py"))]
 
