@@ -14,6 +14,7 @@ from sage.errors import SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.durability.checkpoint import Checkpoints, applied_of, progress_of
 from sage.runtime.durability.memo import StepJournal
+from sage.runtime.durability.opening import died
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.slots import InFlight
 from sage.runtime.durable import Branch, Cut, Durability, Kept, Progress, Results
@@ -28,6 +29,10 @@ class Disk:
     def __init__(self) -> None:
         self.rows: dict[tuple[RowKind, bytes], bytes] = {}
         self.epoch = 0
+
+    def belongs_to(self, epoch: int) -> bool:
+        """Whether no later run has begun."""
+        return self.epoch == epoch
 
     def each(self, kind: RowKind) -> list[tuple[bytes, bytes]]:
         return sorted((key, value) for (of, key), value in self.rows.items() if of is kind)
@@ -73,7 +78,7 @@ class Journal:
         """Everything that was given, in order; refused when a later run has begun, or after a failure."""
         given, self._given = self._given, []
         for changes, told in given:
-            if self.failure is None and self.disk.epoch == self.epoch:
+            if self.failure is None and self.disk.belongs_to(self.epoch):
                 self.disk.apply(changes)
             if told is not None:
                 told()
@@ -95,14 +100,19 @@ class Slots:
     def __init__(self) -> None:
         self.taken: dict[int, InFlight] = {}
         self._number = 0
+        self._alone = False
 
-    def enter(self, call: InFlight, *, alone: bool = False) -> int:
+    def enter(self, call: InFlight, *, alone: bool = False) -> int | None:
+        if self._alone or (alone and self.taken):
+            return None
+        self._alone = alone
         self._number += 1
         self.taken[self._number] = call
         return self._number
 
     def leave(self, slot: int) -> None:
         self.taken.pop(slot, None)
+        self._alone = False
 
 
 class Inline:
@@ -132,7 +142,13 @@ class Directory(Durability):
         """The step journal as one host has it."""
         known = {key for key, _ in self.journal.disk.each(RowKind.RESULT)}
         parts: Any = {"rows": self.journal, "blobs": Inline(), "recorder": self.journal, "slots": slots}
-        return StepJournal(PLAN, "1", known=known, deaths={}, job="job", **parts)
+        deaths = {key: int(value.split(b"\n")[0]) for key, value in self.journal.disk.each(RowKind.DEATHS)}
+        return StepJournal(PLAN, "1", known=known, deaths=deaths, job="job", **parts)
+
+    def count_deaths(self, calls: Sequence[InFlight]) -> None:
+        """These calls were in flight when their process died."""
+        rows: Any = self.journal
+        self.journal.disk.apply(list(died(rows, calls).values()))
 
     def cut_from(self, cut: Callable[[], Cut]) -> None:
         self.checkpoints._cut = cut

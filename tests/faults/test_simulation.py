@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
+import simulated_world
 from harness import FULL
 from simulated import World
-from simulated_disk import PLAN, Disk, Journal
+from simulated_disk import PLAN, Directory, Disk, Journal
 
 from sage.errors import SageError, SinkError
 from sage.record import Batch
@@ -49,6 +50,7 @@ def test_the_worlds_are_bad() -> None:
     assert sum(world.disk.epoch > 1 for world in worlds) > 10
     assert sum(world.begun_again for world in worlds) > 10
     assert sum(sum(world.calls.values()) > world.records for world in worlds) > 10
+    assert sum(world.poison in world.dead for world in worlds) > 10
 
 
 def test_a_seed_is_a_world() -> None:
@@ -114,6 +116,21 @@ def nobody_is_released(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Stock, "release", lambda stock, timeout_s: True)
 
 
+def epoch_dropped(patch: pytest.MonkeyPatch) -> None:
+    """A run that stood still commits when another has begun."""
+    patch.setattr(Disk, "belongs_to", lambda disk, epoch: True)
+
+
+def deaths_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Nobody counts which calls died with their process."""
+    patch.setattr(Directory, "count_deaths", lambda directory, calls: None)
+    patch.setattr(simulated_world, "LONGEST_S", 60.0)  # it begins again for ever
+
+
+RARE: dict[Break, int] = {epoch_dropped: 600}
+"""Where to begin to look: only a few worlds find it."""
+
+
 @pytest.mark.parametrize(
     ("mutant", "seen"),
     [
@@ -123,12 +140,14 @@ def nobody_is_released(patch: pytest.MonkeyPatch) -> None:
         (ids_forgotten, "DUP"),
         (reports_out_of_order, "E901"),
         (nobody_is_released, "DUP"),
+        (epoch_dropped, "DUP"),
+        (deaths_forgotten, "ENDS"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_mutant_is_found(monkeypatch: pytest.MonkeyPatch, mutant: Break, seen: str) -> None:
     mutant(monkeypatch)
-    found = wrong(range(SEEDS))
+    found = wrong(range(RARE.get(mutant, 0), SEEDS))
     assert any(seen in told for some in found.values() for told in some), found
 
 

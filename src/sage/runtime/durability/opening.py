@@ -13,16 +13,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sage import codec
 from sage.errors import StorageError
 from sage.runtime.durability.disk import sync_folder
 from sage.runtime.durability.manifest import of_bytes
+from sage.runtime.durability.recording import RowStore
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.rows import Rows
-from sage.runtime.durability.slots import left_in_flight
+from sage.runtime.durability.slots import InFlight, left_in_flight
 
 JOURNAL, JOB, LOCK, BLOBS, CALLS = "journal.db", "job", "lock", "blobs", "calls-"
 MANIFEST, EPOCH, STAGE = b"manifest", b"epoch", b"stage"
@@ -85,21 +87,25 @@ def recover(folder: Path) -> int:
     return epoch
 
 
-def deaths(rows: Rows, left: Sequence[Path], epoch: int) -> list[Change]:
-    """Each call that was in flight, and has no result, has died once more; the file of a process that this was done for
-    is known by its name."""
-    changes: list[Change] = []
-    lost: dict[str, int] = {}
-    for path in left:
-        if path.name.removeprefix(CALLS).split("-")[0] != str(epoch - 1):
-            continue  # of an earlier run: counted already, though the file could not be removed then
-        for call in left_in_flight(path):
-            if rows.get(RowKind.RESULT, call.key) is None:
-                before = rows.get(RowKind.DEATHS, call.key)
-                times = 1 + (0 if before is None else int(before.split(b"\n")[0]))
-                told = json.dumps([call.step, call.rid]).encode()
-                changes.append(Change(RowKind.DEATHS, call.key, b"%d\n%s" % (times, told)))
-                lost[call.step] = lost.get(call.step, 0) + 1
+def died(rows: RowStore, calls: Iterable[InFlight]) -> dict[InFlight, Change]:
+    """Each of the calls that were in flight, and have no result, has died once more."""
+    changes: dict[InFlight, Change] = {}
+    for call in calls:
+        if rows.get(RowKind.RESULT, call.key) is None:
+            before = rows.get(RowKind.DEATHS, call.key)
+            times = 1 + (0 if before is None else int(before.split(b"\n")[0]))
+            told = json.dumps([call.step, call.rid]).encode()
+            changes[call] = Change(RowKind.DEATHS, call.key, b"%d\n%s" % (times, told))
+    return changes
+
+
+def deaths(rows: RowStore, left: Sequence[Path], epoch: int) -> list[Change]:
+    """Of the calls in these files; the file of a process that this was done for is known by its name, though it could
+    not be removed then."""
+    of_the_last = [path for path in left if path.name.removeprefix(CALLS).split("-")[0] == str(epoch - 1)]
+    by_call = died(rows, [call for path in of_the_last for call in left_in_flight(path)])
+    lost = Counter(call.step for call in by_call)
+    changes = list(by_call.values())
     if lost:
         counts = {step: {"lost": number} for step, number in lost.items()}
         key = f"{epoch - 1}-lost-{left[0].name}".encode()
