@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobs.managers import HEAD, Managed
+from sage.jobs.cleanup import leftovers
 from sage.jobs.endpoints import GatewayFolder, Gateways
 from sage.llm.simulated import SimulatedEndpoint
 from sage.processes import end_all
@@ -68,6 +69,11 @@ def test_jobs_ask_through_one_gateway_each_with_a_key_of_its_own(asking: Managed
     assert {asking.end_of(job)["state"] for job in jobs} == {"SUCCEEDED"}
     wait_until(lambda: list(gateway_of(asking).keys.iterdir()) == [])
     assert gateway_of(asking).process() == first
+    with gateway_of(asking).key_of("0123abcd", {}):  # as a supervisor that was killed leaves it
+        (left,) = leftovers(asking.folder, lambda: set(jobs))
+        assert left.kind == "key of no job"
+        left.remove()
+        assert leftovers(asking.folder, lambda: set(jobs)) == []
     wait_until(lambda: requests_by_key(asking) == {f"job-{job}": 20 for job in jobs})
 
 
@@ -81,6 +87,12 @@ def test_the_gateway_is_killed_and_jobs_go_on(asking: Managed, wait_until: Wait)
     (asking.where / "go").touch()
     found = asking.end_of(job)
     assert (found["state"], found["written"]) == ("SUCCEEDED", 20)
+    asking.kill()
+    wait_until(lambda: gateway_of(asking).process() is None)
+    for left in leftovers(asking.folder, lambda: {job}):
+        left.remove()
+    assert Gateways(asking.folder).all() == []
+    assert leftovers(asking.folder, lambda: {job}) == []
 
 
 def test_an_endpoint_that_is_away_is_the_jobs_own_trouble(asking: Managed) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sage.errors import SageError, StorageError
 from sage.jobs.admission import Place
+from sage.jobs.figures import prometheus_of
 from sage.jobs.folder import RunFolder, StateFolder, read_json
 from sage.jobs.job import Job, check_id, check_in_flight, spec_of
 from sage.jobs.log import MAX_WAIT_S, read_piece
@@ -25,6 +26,7 @@ from sage.jobs.states import ACTIVE, ENDS, Command, State
 from sage.version import __version__
 
 MAX_OFFSET = 1 << 62
+PROMETHEUS = "text/plain; version=0.0.4"
 
 STATUS = {"E142": 400, "E143": 404, "E144": 409, "E145": 422, "E147": 409, "E148": 429, "E149": 409, "E601": 507}
 """The HTTP status of an error; another one of the caller's is 400, and one of the storage 500."""
@@ -98,6 +100,14 @@ class Api:
         log = self._folder.job(job.id).log
         return asdict(read_piece(log, offset, lambda: self._manager.job(job.id).state in ENDS, wait_s))
 
+    def metrics(self, request: Request) -> object:
+        """The figures of all jobs, as Prometheus reads them."""
+        jobs = self._manager.jobs()
+        found = [
+            (job, _figures(job, self._folder.job(job.id).run(job.run)), self._manager.share(job.id)) for job in jobs
+        ]
+        return prometheus_of(found)
+
     def document(self, request: Request) -> object:
         """This description."""
         return openapi(ROUTES)
@@ -169,6 +179,14 @@ ROUTES = (
     Route("POST", "/v1/jobs/{id}/resume", "Run it again", Api.resume, "Job"),
     Route("POST", "/v1/jobs/{id}/limit", "Limit its records in flight, from now on", Api.limit, "Job", body="Limit"),
     Route("GET", "/v1/jobs/{id}/log", "A piece of its log", Api.log, "LogPiece", query=("offset", "wait_s")),
+    Route(
+        "GET",
+        "/v1/metrics",
+        "The figures of all jobs, as Prometheus reads them",
+        Api.metrics,
+        "Metrics",
+        media=PROMETHEUS,
+    ),
     Route("GET", "/v1/openapi.json", "This description", Api.document, "Document"),
 )
 

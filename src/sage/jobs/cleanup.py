@@ -1,12 +1,13 @@
 """What dead managers and jobs left behind: found, removed, and looked for again.
 
 Nothing is found by its name: a process belongs to a job if it inherited the job's mark and nobody sees to that job any
-more; a file, if it lies in the state folder. Jobs that run are left alone.
+more; a file, if it lies in the state folder. Jobs that run are left alone, and so is the gateway that they ask.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from sage.jobs.daemon import manager_of
+from sage.jobs.endpoints import GatewayFolder, Gateways
 from sage.jobs.folder import TEMPORARY, JobFolder, StateFolder, locked
 from sage.processes import end_all, marked
 
@@ -43,6 +45,7 @@ def leftovers(folder: StateFolder, jobs: Callable[[], Collection[str]]) -> list[
     if manager_of(folder) is None:
         found += [_of_no_manager("socket", folder.socket, folder), _of_no_manager("note", folder.manager, folder)]
         found += [_of_no_manager("temporary file", path, folder) for path in folder.path.glob(f"*{TEMPORARY}")]
+    found += _of_gateways(folder)
     for job in known:
         if not _is_seen_to(folder.job(job)):
             found += [_file("temporary file", path) for path in folder.job(job).path.rglob(f"*{TEMPORARY}")]
@@ -72,6 +75,25 @@ def _is_seen_to(job: JobFolder) -> bool:
                 if supervisor is not None and supervisor.is_alive:
                     return True
     return False
+
+
+def _of_gateways(folder: StateFolder) -> list[Leftover]:
+    """The folders of gateways, where nobody is left who uses one; else keys of jobs that nobody sees to."""
+    gateways = Gateways(folder)
+    with gateways.unused() as unused:
+        if unused:
+            return [_gateway(gateways, gateway) for gateway in gateways.all()]
+    keys = [(path, job) for gateway in gateways.all() for path, job in gateway.jobs().items()]
+    return [_file("key of no job", path) for path, job in keys if not _is_seen_to(folder.job(job))]
+
+
+def _gateway(gateways: Gateways, gateway: GatewayFolder) -> Leftover:
+    def remove() -> None:
+        with gateways.unused() as unused:
+            if unused:
+                shutil.rmtree(gateway.path)
+
+    return Leftover("folder of a dead gateway", str(gateway.path), remove)
 
 
 def _file(kind: str, path: Path) -> Leftover:

@@ -42,6 +42,7 @@ from sage.settings import Settings
 
 START_TIMEOUT_S = 60.0
 MAX_TOLD_BYTES = 65_536
+KEY_NAME = "job-"
 
 
 class Gateways:
@@ -61,6 +62,22 @@ class Gateways:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def unused(self) -> Iterator[bool]:
+        """Inside: whether neither a manager, a job nor a gateway was there, and none comes."""
+        try:
+            fd = os.open(self.users, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            yield True
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield all(gateway.process() is None for gateway in self.all())
+        except BlockingIOError:
+            yield False
         finally:
             os.close(fd)
 
@@ -113,13 +130,18 @@ class GatewayFolder:
         finally:
             os.close(fd)
 
+    def jobs(self) -> dict[Path, str]:
+        """By file of a key: the job that it was made for."""
+        found = {path: read_json(path) for path in sorted(self.keys.glob("*"))}
+        return {path: entry["name"].removeprefix(KEY_NAME) for path, entry in found.items() if entry is not None}
+
     @contextmanager
     def key_of(self, job: str, spec: Mapping[str, Any]) -> Iterator[str]:
         """A key for one job; it opens nothing any more afterwards."""
         key = f"sage-job-{secrets.token_urlsafe(32)}"
         sha256 = hashlib.sha256(key.encode()).hexdigest()
         entry = {
-            "name": f"job-{job}",
+            "name": f"{KEY_NAME}{job}",
             "sha256": sha256,
             "weight": spec.get("weight", 1.0),
             "priority": DEFAULT_BAND - spec.get("priority", DEFAULT_BAND),

@@ -7,27 +7,23 @@ is begun once at most, see `sage.jobs.supervisor`), watches what runs, and settl
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import pwd
 import signal
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import HostError, SageError, StorageError, UsageError
-from sage.jobs.admission import Admission, Capacity, Running, Taken, Waiting, admit, forecast, shares
+from sage.jobs.admission import Admission, Capacity, Taken, admit, forecast, shares
 from sage.jobs.endpoints import GatewayFolder, Gateways
 from sage.jobs.folder import JobFolder, StateFolder, touch, write_json
+from sage.jobs.intake import completed
 from sage.jobs.job import Job, JobSpec, new_id
 from sage.jobs.outcome import outcome_of
-from sage.jobs.queueing import needs_of, running_of, usual_run_s, waiting_of
+from sage.jobs.queueing import needs_of
+from sage.jobs.register import Register
 from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
 from sage.jobs.store import Store
 from sage.jobs.supervision import Ended, Event, GatewayEnded, Supervisors, Told
@@ -56,13 +52,11 @@ class Manager:
         """Raises `StorageError` if the stored jobs cannot be read."""
         self._folder = folder
         self._gateways = Gateways(folder)
-        self._store = store
         self.capacity = capacity
         self._say = say
         self._clock = clock
         self._lock = threading.RLock()
-        self._jobs = {job.id: job for job in store.jobs()}
-        self._due = {job.id: self._due_at(job) for job in self._jobs.values() if job.state is State.PENDING}
+        self._register = Register(folder, store, say, clock)
         self._supervisors = Supervisors()
         self._unfinished: list[_Task] = []
         self._busy: dict[str, int] = {}
@@ -74,14 +68,12 @@ class Manager:
     def jobs(self) -> list[Job]:
         """All of them, in the order in which they were submitted."""
         with self._lock:
-            return list(self._jobs.values())
+            return list(self._register.jobs.values())
 
     def job(self, job: str) -> Job:
         """The one with this id. Raises `UsageError` E143 if there is none."""
         with self._lock:
-            if job not in self._jobs:
-                raise UsageError("E143", "there is no such job", got=job, try_="sage job list")
-            return self._jobs[job]
+            return self._register.job(job)
 
     def submit(self, spec: JobSpec, job: str | None = None) -> Job:
         """Take a job in. Submitting the same again under the same id, `job`, gives the job that there is.
@@ -89,19 +81,20 @@ class Manager:
         Raises `UsageError`: E145 if its file cannot be read or the id is another job's, E147 if it needs more than
         there is, E148 if too many wait; and `StorageError` E601 if there is no room on the disk.
         """
-        spec = _completed(spec)
+        spec = completed(spec)
         if never := Taken().lacks(needs_of(spec), self.capacity):
             raise UsageError(
                 "E147", "the job needs more than there is for all jobs", got=never, try_="sage jobmanager start --help"
             )
         with self._lock:
-            known = self._jobs.get(job or "")
+            known = self._register.jobs.get(job or "")
             if known is not None:
                 if known.spec != spec:
                     raise UsageError("E145", "another job has this id", at="id", got=job)
                 return known
-            if len(self._due) >= MOST_PENDING:
-                raise UsageError("E148", "too many jobs wait", got=len(self._due), expected=f"at most {MOST_PENDING}")
+            waiting = len(self._register.due)
+            if waiting >= MOST_PENDING:
+                raise UsageError("E148", "too many jobs wait", got=waiting, expected=f"at most {MOST_PENDING}")
             made = Job(job or new_id(), spec, self._clock.wall())
             folder = self._folder.job(made.id)
             if folder.run(1).path.exists():
@@ -110,12 +103,10 @@ class Manager:
             try:
                 folder.make(spec)
                 touch(folder.lock)
-                self._store.put(made)
+                self._register.add(made)
             except BaseException:
                 folder.remove()
                 raise
-            self._jobs[made.id] = made
-            self._due[made.id] = self._due_at(made)
             self._say(f"{made.id} {made.state}: {spec.file}")
             self._supervisors.wake()
             return made
@@ -135,9 +126,9 @@ class Manager:
             found = self.job(job)
             if found.state in ENDS:
                 raise UsageError("E144", "the job cannot be limited: it has ended", at=f"job {job}", got=found.state)
-            self._store_as(found, max_in_flight=max_in_flight)
+            limited = self._register.store_as(found, max_in_flight=max_in_flight)
             self._share()
-            return self._jobs[job]
+            return limited
 
     def share(self, job: str) -> int | None:
         """Records that a job which runs may have in flight; None: no limit."""
@@ -147,18 +138,12 @@ class Manager:
     def queue(self) -> Admission:
         """Who waits for what; `start` holds those that are about to start."""
         with self._lock:
-            return admit(*self._candidates(), self.capacity)
+            return admit(*self._register.candidates(), self.capacity)
 
     def forecast(self) -> dict[str, float]:
         """About how many seconds those that wait will wait still, as far as that can be said."""
         with self._lock:
-            return forecast(*self._candidates(), self.capacity)
-
-    def _candidates(self) -> tuple[list[Waiting], list[Running]]:
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        usual_s = usual_run_s(self._jobs.values())
-        waiting = [waiting_of(self._jobs[job], wall, max(0.0, due - now), usual_s) for job, due in self._due.items()]
-        return waiting, [running_of(job, wall, usual_s) for job in self._jobs.values() if job.state in ACTIVE]
+            return forecast(*self._register.candidates(), self.capacity)
 
     # --- the thread that acts ---
 
@@ -195,9 +180,8 @@ class Manager:
         self._share()
         for gateway in self._gateways.all():
             self._supervisors.watch_gateway(gateway)
-        now = self._clock.monotonic()
-        delays = [due - now for due in self._due.values() if due > now]
-        return min([*delays, *([RETRY_S] if self._unfinished or not all(started) else [])], default=None)
+        again = [RETRY_S] if self._unfinished or not all(started) else []
+        return min([*self._register.next_due_s(), *again], default=None)
 
     def _task_of(self, event: Told | Ended) -> _Task:
         if isinstance(event, Told):
@@ -206,7 +190,7 @@ class Manager:
 
     def _carried_out(self, handle: Callable[[Job], None], job: str) -> bool:
         """Whether it worked; what cannot be stored now is done again later."""
-        found = self._jobs.get(job)
+        found = self._register.jobs.get(job)
         try:
             if found is not None:
                 handle(found)
@@ -220,7 +204,6 @@ class Manager:
     def _start(self, decided: Admission, job: Job) -> None:
         """Store that it starts, and why now, and only then start it."""
         self._change(job, State.STARTING, decided.why(job.id), run=job.run + 1, abort=False, supervisor=None)
-        del self._due[job.id]
         self._unfinished.append((self._spawn, job.id))
         self._supervisors.wake()
 
@@ -255,14 +238,14 @@ class Manager:
         if job.state is State.STARTING:
             self._change(job, State.RUNNING, supervisor=supervisor)
         else:
-            self._store_as(job, supervisor=supervisor)
-        self._watch(self._jobs[job.id])
+            self._register.store_as(job, supervisor=supervisor)
+        self._watch(self._register.job(job.id))
 
     def _revive(self, *gateways: GatewayFolder) -> None:
         """Have a gateway that died started again where it was, in a thread: it takes a second, and the jobs that ask it
         wait meanwhile."""
         for gateway in gateways:
-            if gateway.process() is None and any(job.state in ACTIVE for job in self._jobs.values()):
+            if gateway.process() is None and self._register.active:
                 self._say(f"the gateway {gateway.path.name} ended, and is started again")
                 threading.Thread(target=self._start_again, args=(gateway,), daemon=True).start()
 
@@ -299,7 +282,7 @@ class Manager:
 
     def _share(self) -> None:
         """Tell those that run how many records each may have in flight, where that has changed."""
-        running = {job.id: job for job in self._jobs.values() if job.state in ACTIVE}
+        running = {job.id: job for job in self._register.active}
         most = {job.id: own for job in running.values() if (own := job.max_in_flight or job.spec.max_in_flight)}
         found = shares({job.id: job.spec.weight for job in running.values()}, most, self.capacity)
         for job, share in found.items():
@@ -313,14 +296,12 @@ class Manager:
     def _stop(self, job: Job) -> Job:
         if job.state is State.PENDING:
             self._change(job, State.CANCELLED)
-            del self._due[job.id]
         elif job.state is State.STOPPING:
-            self._store_as(job, abort=True)
-            self._send_stop(self._jobs[job.id])
+            self._send_stop(self._register.store_as(job, abort=True))
         elif job.state in ACTIVE:
             self._change(job, State.STOPPING)
-            self._send_stop(self._jobs[job.id])
-        return self._jobs[job.id]
+            self._send_stop(self._register.job(job.id))
+        return self._register.job(job.id)
 
     def _send_stop(self, job: Job) -> None:
         """Nothing is lost where nobody is there yet: `_watch` sends it again."""
@@ -335,64 +316,20 @@ class Manager:
             raise UsageError(
                 "E149", "processes of the last run are still there", at=f"job {job.id}", try_="sage jobmanager cleanup"
             )
-        self._change(job, State.PENDING)
-        self._due[job.id] = 0.0
+        waits = self._register.wait_again(job)
         self._supervisors.wake()
-        return self._jobs[job.id]
+        return waits
 
     def _delete(self, job: Job) -> Job:
-        self._store.delete(job.id)
-        del self._jobs[job.id]
-        self._due.pop(job.id, None)
+        self._register.forget(job)
         self._folder.job(job.id).remove()
         self._say(f"{job.id} deleted")
         return job
 
-    # --- what is stored ---
-
     def _change(self, job: Job, state: State, reason: str = "", **values: Any) -> None:
-        """Stored first: what this process believes is never ahead of what the next one will read."""
-        changed = job.changed(state, self._clock.wall(), reason, **values)
-        self._store.put(changed)
-        self._jobs[job.id] = changed
-        self._say(f"{job.id} {state}" + (f": {reason}" if reason else ""))
+        self._register.change(job, state, reason, **values)
         if state in ENDS:
             self._supervisors.wake()
-            with suppress(OSError):
-                os.utime(self._folder.job(job.id).path)  # wakes those who wait for its log
-
-    def _store_as(self, job: Job, **values: Any) -> None:
-        """The same state, with other values."""
-        changed = replace(job, **values)
-        self._store.put(changed)
-        self._jobs[job.id] = changed
-
-    def _due_at(self, job: Job) -> float:
-        """When its start delay is over, on the monotonic clock; a wall clock that jumped cannot make it longer."""
-        delay_s = 0.0 if job.changes else job.spec.start_delay_s  # one that was resumed does not wait again
-        left_s = job.submitted_at + delay_s - self._clock.wall()
-        return self._clock.monotonic() + min(delay_s, max(0.0, left_s))
-
-
-def _completed(spec: JobSpec) -> JobSpec:
-    """With the checksum of the file. Raises `UsageError` E145 if it cannot be read."""
-    try:
-        if not stat.S_ISDIR(os.stat(spec.folder).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, "not a folder", spec.folder)
-        if not stat.S_ISREG(os.stat(spec.file).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", spec.file)
-        with open(spec.file, "rb") as file:
-            return replace(spec, sha256=hashlib.file_digest(file, "sha256").hexdigest(), user=spec.user or _this_user())
-    except OSError as error:
-        what = f"a path of the job cannot be used ({error.strerror})"
-        raise UsageError("E145", what, at="file or folder", got=error.filename) from error
-
-
-def _this_user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # it has no name, as in some containers
-        return str(os.geteuid())
 
 
 def _tail(folder: JobFolder) -> str:

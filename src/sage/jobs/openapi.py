@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.jobs.job import BANDS, DEFAULT_BAND, ENGINES
-from sage.jobs.routes import Route
+from sage.jobs.routes import JSON, Route
 from sage.jobs.states import State
 from sage.version import __version__
 
@@ -64,6 +64,7 @@ _SCHEMAS = {
         "additionalProperties": False,
     },
     "LogPiece": _object({"text": _TEXT, "next_offset": _COUNT, "ended": _FLAG}),
+    "Metrics": _TEXT,
     "Document": _OBJECT,
     "Error": _object(
         {"error": _object({"code": _TEXT, "text": _TEXT, "what": _TEXT, "at": _or_null(_TEXT), "got": _or_null(_TEXT),
@@ -96,15 +97,15 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.handle.__name__,
         "summary": route.summary,
         "parameters": parameters,
-        "responses": {str(route.status): _content(route.answer), "default": _content("Error")},
+        "responses": {str(route.status): _content(route.answer, route.media), "default": _content("Error")},
     }
     if route.body is not None:
         operation["requestBody"] = {"required": True, **_content(route.body)}
     return operation
 
 
-def _content(schema: str) -> dict[str, Any]:
+def _content(schema: str, media: str = JSON) -> dict[str, Any]:
     return {
         "description": schema,
-        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+        "content": {media: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }

@@ -11,6 +11,8 @@ from typing import Any
 from sage.errors import UsageError
 from sage.jobs.job import check_id
 
+JSON = "application/json"
+
 
 class RequestError(UsageError):
     """A request that cannot be answered as it stands: `status` says why in HTTP's words."""
@@ -45,6 +47,8 @@ class Route:
     status: int = 200
     body: str | None = None
     query: tuple[str, ...] = ()
+    media: str = JSON
+    """The type of the answer."""
 
 
 def route_of(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str]:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 from sage.errors import InternalError, PipelineError, SageError, StorageError
 from sage.jobs.api import ROUTES, Api, error_as_json, status_of
 from sage.jobs.folder import StateFolder
-from sage.jobs.routes import Request, RequestError, decoded, route_of
+from sage.jobs.routes import JSON, Request, RequestError, decoded, route_of
 
 MAX_BODY_BYTES = 1 << 20
 MOST_CONNECTIONS = 256
@@ -36,7 +36,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
-    """One connection: one request, one answer in JSON."""
+    """One connection: one request, one answer, in JSON unless its route says otherwise."""
 
     server: _Server
     timeout = PATIENCE_S
@@ -47,20 +47,20 @@ class Answering(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             self.server.let_in(self)
-            status, answer = self._answered()
+            status, answer, media = self._answered()
         except SageError as error:
-            status, answer = status_of(error), error_as_json(error)
+            status, answer, media = status_of(error), error_as_json(error), JSON
         except OSError:
             raise  # the client went away, or let us wait
         except Exception as error:  # noqa: BLE001 -- the outermost edge: it becomes an answer, and a line in the log
             traceback.print_exc()
             defect = InternalError("E990", "internal error", got=error, try_="the log of the job manager")
-            status, answer = 500, error_as_json(defect)
-        self._send(status, answer)
+            status, answer, media = 500, error_as_json(defect), JSON
+        self._send(status, answer, media)
 
     do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_HEAD = _answer
 
-    def _answered(self) -> tuple[int, object]:
+    def _answered(self) -> tuple[int, object, str]:
         path, _, query = self.requestline.split()[1].partition("?")  # `self.path` has slashes less
         route, job = route_of(ROUTES, self.command, path)
         given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=8)) if len(query) < 1000 else {"": ""}
@@ -69,7 +69,8 @@ class Answering(http.server.BaseHTTPRequestHandler):
                 raise RequestError(
                     400, "there is no such parameter", at=path, expected=", ".join(route.query) or "none"
                 )
-        return route.status, route.handle(self.server.api, Request(job, given, decoded(self._body())))
+        answer = route.handle(self.server.api, Request(job, given, decoded(self._body())))
+        return route.status, answer, route.media
 
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length", [])
@@ -85,11 +86,11 @@ class Answering(http.server.BaseHTTPRequestHandler):
             raise RequestError(400, "the body is shorter than it was said to be")
         return body
 
-    def _send(self, status: int, answer: object) -> None:
-        body = json.dumps(answer, allow_nan=False).encode()
+    def _send(self, status: int, answer: object, media: str = JSON) -> None:
+        body = (json.dumps(answer, allow_nan=False) if media == JSON else str(answer)).encode()
         self.send_response(status)
         for name, value in (
-            ("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close"),
+            ("Content-Type", media), ("Content-Length", str(len(body))), ("Connection", "close"),
             ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"),
         ):  # fmt: skip
             self.send_header(name, value)
