@@ -313,7 +313,7 @@ class TestCheck:
 
     def test_a_model_that_is_unknown(self, endpoint: MisbehavingEndpoint) -> None:
         endpoint.script(["unknown-model"])
-        with pytest.raises(EndpointRefused, match="does not exist"):
+        with pytest.raises(EndpointRefused, match=rf"does not exist.*, expected one of {MODEL}\. Try: "):
             with_client(ChatClient.check, endpoint.url, model="x")
 
     def test_an_endpoint_that_lists_nothing_needs_a_model(self) -> None:

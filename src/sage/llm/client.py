@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from sage.errors import EndpointBusy, MissingDependency, RecordError, SageError
+from sage.errors import EndpointBusy, EndpointRefused, MissingDependency, RecordError, SageError
 from sage.llm import faults, wire
 from sage.llm.answer import Answer, Patience, Timeouts
 from sage.llm.upstream import KEEPALIVE_S, RawAnswer, Upstream
@@ -234,8 +234,11 @@ class ChatClient:
             return ()
         model = model or self.model
         if listed and model and model not in listed:
-            with suppress(EndpointBusy, RecordError):  # it is there, and knows the model (which may have other names)
-                await self.complete([{"role": "user", "content": "Hi"}], model=model, max_tokens=1)
+            try:
+                with suppress(EndpointBusy, RecordError):  # it knows the model, which may have other names
+                    await self.complete([{"role": "user", "content": "Hi"}], model=model, max_tokens=1)
+            except EndpointRefused as refused:
+                raise faults.not_listed(refused, listed) from None
         return listed
 
     async def models(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -47,6 +47,7 @@ from sage.llm.wire import ErrorAnswer, HalfAnswer, Said, TooLarge, WireFault
 from sage.settings import Secret
 
 MAX_RETRY_AFTER_S = 300.0
+MOST_LISTED = 8
 
 _TIMEOUTS: dict[Phase, tuple[str, str]] = {
     "connect": ("E711", "the endpoint did not accept the connection in time"),
@@ -151,6 +152,14 @@ def _refusal(status: int, said: Said, at: str, got: str) -> EndpointRefused:
     elif said.code == "insufficient_quota":
         what, try_ = "the key has no quota left", "another key, or a larger quota"
     return EndpointRefused("E703", what, at=at, got=got, try_=try_)
+
+
+def not_listed(refused: EndpointRefused, listed: Sequence[str]) -> EndpointRefused:
+    """`refused`, of an endpoint that lists other models than the one that was asked for."""
+    some = ", ".join(listed[:MOST_LISTED]) + (", ..." if len(listed) > MOST_LISTED else "")
+    return EndpointRefused(
+        refused.code, refused.what, at=refused.at, got=refused.got, expected=f"one of {some}", try_=refused.try_
+    )
 
 
 def no_model(at: str) -> EndpointRefused:
