@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -20,6 +21,7 @@ from sage.bench.figures import check_rows, figures_of
 from sage.bench.options import with_file
 from sage.bench.results import Results
 from sage.bench.statistics import estimate, p_value, percentile
+from sage.bench.texts import shown, summary, table
 from sage.bench.validation import Agreement, validate
 from sage.bench.virtual import VirtualCluster
 from sage.errors import ClusterError, InternalError, StorageError, UsageError
@@ -186,6 +188,13 @@ def test_every_experiment_runs_in_virtual_time(name: str, tmp_path: Path) -> Non
     report = run_experiment(experiment, VirtualCluster(), Options(tasks=30, repeat=1), tmp_path)
     assert all(any(column.figure in figures for figures in report.figures.values()) for column in experiment.columns)
     assert all(figures["throughput_per_s"].median > 0 for figures in report.figures.values())
+    latex = table(report)
+    rows = [line for line in latex.splitlines() if line.endswith("\\\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(shown(report))}
+    assert len(rows) == 1 + len(report.cases)
+    assert latex.count("{") == latex.count("}")
+    assert not re.search(r"(?<!\\)[_#%]", latex)
+    assert "warm-up" in summary(report)
 
 
 def test_a_real_engine_runs_the_same_cases(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sage.bench.figures import figures_of
 from sage.bench.joined import JoinedCluster
 from sage.bench.plots import plots_of
 from sage.bench.statistics import estimate
+from sage.bench.texts import notes
 from sage.cluster import Cluster, plan
 from sage.errors import ClusterError, UsageError
 
@@ -61,6 +62,7 @@ def test_a_plot_without_a_line_is_left_out(tmp_path: Path) -> None:
     found = {case.name: {"throughput_per_s": estimate([1.0]), "node_efficiency": estimate([1.0])} for case in cases}
     report = Report(EXPERIMENTS["primes"], cases, found, "nowhere", Options(), environment(), 1.0)
     assert [plot.name for plot in plots_of(report)] == ["throughput", "efficiency"]
+    assert "warm-up" not in " ".join(notes(report))  # of records that come home there is none here
 
 
 def test_primes_say_which_nodes_and_workers() -> None:

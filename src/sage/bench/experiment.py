@@ -88,6 +88,11 @@ class Experiment:
     computes: bool = False
     """Records compute, and ask no endpoint: nothing of it is simulated, so it cannot run in virtual time."""
 
+    @property
+    def is_about_records(self) -> bool:
+        """Its figures are made from the rows of a run, without the warm-up; others say themselves what they are."""
+        return self.measure is _run
+
 
 THROUGHPUT = Column("throughput_per_s", "records/s", digits=1, better="higher")
 MEAN = Column("mean_s", "mean (ms)", 1e3, 1, "lower")

@@ -39,12 +39,11 @@ def notes(report: Report) -> list[str]:
         if repeats > 1
         else "One repeat: nothing is known of the spread."
     )
-    return [
-        spread,
+    counted = [
         "The first tenth of the time of each run is warm-up and not counted.",
         "Latency counts from the intended start.",
-        "No record was lost in any run.",
     ]
+    return [spread, *(counted if report.experiment.is_about_records else ()), "No record was lost in any run."]
 
 
 def comparison(report: Report, previous: Mapping[str, Any] | None) -> str:
