@@ -25,7 +25,9 @@ from sage.simulation import (
     NetworkModel,
     NodeModel,
     Outcome,
+    Phase,
     Poisson,
+    Replay,
     computing,
     nodes_of,
     pipeline_named,
@@ -216,6 +218,12 @@ def test_broken_traces_are_refused(tmp_path: Path, content: bytes) -> None:
         read_trace(trace)
 
 
+def replayed(prompt: int, output: int) -> Outcome:
+    arrivals = [(0.0, Demand((Phase(0.0, *tokens),), 1.0)) for tokens in ((10, 5), (prompt, output))]
+    cluster = replace(nodes_of(1), endpoints=(A100,))
+    return simulate(cluster, ADAPTIVE, [JobModel("long", None, 2, Replay(arrivals))])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -226,6 +234,7 @@ def test_broken_traces_are_refused(tmp_path: Path, content: bytes) -> None:
         (lambda: simulate(nodes_of(1), ADAPTIVE, []), "there is no job"),
         (lambda: simulate(nodes_of(1), ADAPTIVE, [job(1), job(1)]), "jobs have the same name"),
         (lambda: simulate(nodes_of(1), ADAPTIVE, [job(1, 1, "rag")]), "records ask an endpoint, and there is none"),
+        (lambda: replayed(30_000, 2_769), "longer than an endpoint takes at job long, request 2: got 32769 tokens"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(make: Callable[[], object], message: str) -> None:

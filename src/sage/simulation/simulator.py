@@ -206,6 +206,8 @@ def simulate(cluster: ClusterModel, scheduler: Scheduler, jobs: Sequence[JobMode
         raise UsageError("E104", "jobs have the same name", at="jobs", got=", ".join(job.name for job in jobs))
     if not cluster.endpoints and any(_calls(job) for job in jobs):
         raise UsageError("E104", "records ask an endpoint, and there is none", at="endpoints", expected="at least 1")
+    for job in jobs:
+        _check_lengths(job, min((profile.max_model_len for profile in cluster.endpoints), default=0))
     return _Run(cluster, scheduler, jobs, seed).run()
 
 
@@ -218,6 +220,18 @@ def _calls(job: JobModel) -> bool:
         chance = random.Random(0)
         samples = [_drawn(job.draw, chance) for _ in range(20)]
     return any(phase.output_tokens for demand in samples for phase in demand.phases)
+
+
+def _check_lengths(job: JobModel, most: int) -> None:
+    """Requests of a trace can be longer than an endpoint takes."""
+    arrivals = job.arrivals.arrivals if isinstance(job.arrivals, Replay) else ()
+    for number, (_, demand) in enumerate(arrivals, 1):
+        longest = max((phase.prompt_tokens + phase.output_tokens for phase in demand.phases), default=0)
+        if longest > most:
+            raise UsageError(
+                "E104", "this request is longer than an endpoint takes", at=f"job {job.name}, request {number}",
+                got=f"{longest} tokens", expected=f"at most {most}", try_="another profile, or a trace of shorter requests",
+            )  # fmt: skip
 
 
 def _drawn(draw: Draw | None, chance: random.Random) -> Demand:
