@@ -48,7 +48,7 @@ def replicas_after(records: int, call_s: Callable[[int], float]) -> tuple[float,
             heapq.heappush(running, (watch.now_s + call_s(len(running) + 1), next(numbers), flight))
         watch.now_s, _, flight = heapq.heappop(running)
         at_work.append(len(running) + 1)
-        replicas.end(flight, 1)  # type: ignore[arg-type]
+        replicas.end(flight, 1, 0.0)  # type: ignore[arg-type]
     return watch.now_s, at_work
 
 

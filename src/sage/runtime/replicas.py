@@ -16,6 +16,9 @@ from sage.runtime.control import Control
 from sage.runtime.stage import Stage
 from sage.scheduling.limiter import AdaptiveLimit, Flight
 
+TURN_S = 0.005
+"""Of work, in a turn of several records."""
+
 
 class Replicas:
     """Of one instance of a task; shared by its threads."""
@@ -23,6 +26,7 @@ class Replicas:
     def __init__(self, most: int, control: Control, clock: Clock) -> None:
         self._limiter = AdaptiveLimit(most=most, streamed=False)
         self._limit = self._limiter.limit
+        self._turn = 1
         self._control = control
         self._clock = clock
         self._lock = threading.Lock()
@@ -51,13 +55,21 @@ class Replicas:
                 self._wanted[number].wait()
         return not self._over
 
+    @property
+    def turn(self) -> int:
+        """Records that one may take at once: of quick ones several, as each turn has its price; but where one is at
+        work alone only, or they would be another's."""
+        return self._turn if self._limit == 1 else 1
+
     def begin(self) -> Flight:
         with self._lock:
             return self._limiter.begin(self._clock.monotonic())
 
-    def end(self, flight: Flight, records: int) -> None:
+    def end(self, flight: Flight, records: int, took_s: float) -> None:
+        """A batch is done, so long after it was taken."""
         with self._lock:
             now = self._clock.monotonic()
+            self._turn = max(1, min(2 * self._turn, int(TURN_S * records / took_s))) if took_s > 0 else self._turn
             self._limiter.progress(flight, now, float(records))
             self._limiter.end(flight, now)
             limit, self._limit = self._limit, self._limiter.limit
@@ -83,6 +95,7 @@ class Replica:
         self._stages = stages
         self._opened = number == 0
         self._flight: Flight | None = None
+        self._busy_before_s = 0.0
         self._count(int(self._opened))
 
     def wait_wanted(self) -> bool:
@@ -97,10 +110,19 @@ class Replica:
             self._flight = self._replicas.begin()  # what waits for records brings nothing either
         return wanted
 
+    def most(self, take: int) -> int:
+        """How many records to take now, where the step takes `take`."""
+        return max(take, self._replicas.turn)
+
     def end(self, records: int) -> None:
         """The batch, of so many `records`, is done."""
         assert self._flight is not None
-        self._replicas.end(self._flight, records)
+        self._replicas.end(self._flight, records, self._busy_s())
+
+    def _busy_s(self) -> float:
+        """In the operator, since this was asked last."""
+        before, self._busy_before_s = self._busy_before_s, sum(stage.stats.busy_s for stage in self._stages)
+        return self._busy_before_s - before
 
     def end_all(self) -> None:
         """There is nothing more to take."""

@@ -136,7 +136,7 @@ def replica_body(
 
     def run() -> None:
         while replica.wait_wanted():
-            batch = inbox.take(take, full=full)
+            batch = inbox.take(replica.most(take), full=full)
             if batch is None:
                 break
             head.push(batch)
