@@ -16,7 +16,7 @@ from sage.errors import SchedulingError
 from sage.scheduling import Decision, Fifo, names, register, scheduler
 from sage.scheduling.view import Replica, Work
 
-SLEEP_S = 0.032
+SLEEP_S = 0.024
 HOSTS = 3
 
 
@@ -44,7 +44,7 @@ def shares(result: sage.RunResult) -> list[int]:
 
 @pytest.mark.parametrize("name", names())
 def test_each_policy_gives_out_work_by_its_law(name: str) -> None:
-    records = 60
+    records = 42
     result = run_with(name, records)
     found = shares(result)
     assert sum(found) == records
