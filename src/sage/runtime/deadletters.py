@@ -122,7 +122,7 @@ class DeadLetters(LetterBox):
         if self.path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             got = "a folder" if self.path.is_dir() else f"no writable folder {folder}"
             raise StorageError(
-                "E651", "cannot write dead letters", at=str(self.path), got=got, try_="--dead-letters PATH, or dead_letters="
+                "E651", "cannot write dead letters", at=str(self.path), got=got, try_="another path (--dead-letters)"
             )
 
     def keep(self, letter: Sealed) -> None:
