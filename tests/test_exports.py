@@ -38,8 +38,8 @@ EXPORTS = {
         from_haystack from_langchain index_files install_model
     """,
     "sage.scheduling": """
-        Adaptive Cluster Costs DEFAULT Decision Fifo Group LoadAwarePack LoadAwareSpread Node Priority Replica RoundRobin
-        Scheduler SchedulingError Speeds Task Work names register scheduler_named
+        Adaptive Cluster Costs DEFAULT Decision Fifo Group LoadAwarePack LoadAwareSpread Node Priority Replica
+        RoundRobin Scheduler SchedulingError Speeds Task Work names register scheduler_named
     """,
     "sage.cluster": """
         Cluster Node connect join private
