@@ -157,6 +157,14 @@ def test_a_file_that_cannot_run(managed: Managed, source: str, code: str) -> Non
     assert found["reason"].startswith(code)
 
 
+def test_a_scheduler_that_there_is_not(managed: Managed) -> None:
+    """Its file could have registered it: so this is known when it runs."""
+    managed.start()
+    found = managed.end_of(managed.submit(QUICK, scheduler="nope"))
+    assert found["state"] == "FAILED"
+    assert "E246 there is no such scheduler: got nope" in managed.log(found["id"])
+
+
 def test_a_job_with_dead_letters(managed: Managed) -> None:
     managed.start()
     source = QUICK.replace('{"n": n}', '{"n": 1 / (n - 3)}')

@@ -9,7 +9,7 @@
 `supervisor`            the process that sees to one run of one job, and outlives the manager
 `intake`, `register`    what is added to a job that is submitted; all that a manager knows, as it is stored
 `manager`               takes jobs in, has them started, settles how they ended
-`endpoints`             the gateway before the endpoints that jobs share
+`endpoints`, `revival`  the gateway before the endpoints that jobs share; started again where it died
 `supervision`           its supervisors: started, heard, waited for
 `figures`               those of all jobs, as Prometheus reads them
 `routes`, `api`         what can be asked over HTTP; `openapi` describes it

@@ -37,6 +37,7 @@ from sage import settings
 from sage.errors import HostError, SageError
 from sage.jobs.folder import StateFolder, private, read_json, storing, touch, write_json
 from sage.jobs.job import DEFAULT_BAND
+from sage.jobs.outcome import last_line
 from sage.processes import Process
 from sage.settings import Settings
 
@@ -167,7 +168,7 @@ class GatewayFolder:
             found: Mapping[str, Any] = json.loads(told)
         except ValueError:
             raise HostError(
-                "E823", "the gateway of the jobs does not start", at=str(self.log), got=_last_line(self.log)
+                "E823", "the gateway of the jobs does not start", at=str(self.log), got=last_line(self.log)
             ) from None
         return found
 
@@ -212,8 +213,3 @@ def _line_of(fd: int) -> bytes:
         if not piece:
             break
     return told
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_bytes()[-MAX_TOLD_BYTES:].decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

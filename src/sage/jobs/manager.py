@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sage.clock import SYSTEM_CLOCK, Clock
-from sage.errors import HostError, SageError, StorageError, UsageError
+from sage.errors import HostError, StorageError, UsageError
 from sage.jobs.admission import Admission, Capacity, Taken, admit, forecast, shares
 from sage.jobs.endpoints import GatewayFolder, Gateways
-from sage.jobs.folder import JobFolder, StateFolder, touch, write_json
+from sage.jobs.folder import StateFolder, touch, write_json
 from sage.jobs.intake import completed
 from sage.jobs.job import Job, JobSpec, new_id
-from sage.jobs.outcome import outcome_of
+from sage.jobs.outcome import last_line, outcome_of
 from sage.jobs.queueing import needs_of
 from sage.jobs.register import Register
+from sage.jobs.revival import Revival
 from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
 from sage.jobs.store import Store
 from sage.jobs.supervision import Ended, Event, GatewayEnded, Supervisors, Told
@@ -36,7 +37,6 @@ MOST_BUSY = 5
 """How often a job is tried that says that a run of it is not over."""
 KILL_GRACE_S = 2.0
 """For killed processes to be gone."""
-LOG_TAIL_BYTES = 2000
 
 Say = Callable[[str], None]
 _Task = tuple[Callable[[Job], None], str]
@@ -58,6 +58,7 @@ class Manager:
         self._lock = threading.RLock()
         self._register = Register(folder, store, say, clock)
         self._supervisors = Supervisors()
+        self._revival = Revival(say, self._supervisors.wake)
         self._unfinished: list[_Task] = []
         self._busy: dict[str, int] = {}
         self._shares: dict[str, int | None] = {}
@@ -152,7 +153,7 @@ class Manager:
         with self._lock:
             for job in self.jobs():
                 self._find_again(job)
-            self._revive(*self._gateways.all())
+            self._revive(self._gateways.all())
         wait_s: float | None = 0.0
         while not self._stopped:
             events = self._supervisors.wait(wait_s)
@@ -168,10 +169,9 @@ class Manager:
         """Let go of what is open, after `run` has returned."""
         self._supervisors.close()
 
-    def _turn(self, events: Iterable[Event]) -> float | None:
+    def _turn(self, events: Sequence[Event]) -> float | None:
         """See to what happened, and start what may start; how long to sleep then, in seconds."""
-        ended = [event.folder for event in events if isinstance(event, GatewayEnded)]
-        self._revive(*ended)
+        self._revive([event.folder for event in events if isinstance(event, GatewayEnded)])
         tasks = [*map(self._task_of, (one for one in events if not isinstance(one, GatewayEnded))), *self._unfinished]
         self._unfinished = []
         self._unfinished += [task for task in tasks if not self._carried_out(*task)]
@@ -182,6 +182,10 @@ class Manager:
             self._supervisors.watch_gateway(gateway)
         again = [RETRY_S] if self._unfinished or not all(started) else []
         return min([*self._register.next_due_s(), *again], default=None)
+
+    def _revive(self, gateways: Sequence[GatewayFolder]) -> None:
+        if self._register.active:
+            self._revival.see_to(gateways)
 
     def _task_of(self, event: Told | Ended) -> _Task:
         if isinstance(event, Told):
@@ -231,7 +235,7 @@ class Manager:
         elif folder.run(job.run).path.exists():  # it was killed before it could say anything
             self._settle(job)
         else:
-            self._fail_to_start(job, _tail(folder))
+            self._fail_to_start(job, last_line(folder.log))
 
     def _runs(self, job: Job, supervisor: Process) -> None:
         self._busy.pop(job.id, None)
@@ -240,21 +244,6 @@ class Manager:
         else:
             self._register.store_as(job, supervisor=supervisor)
         self._watch(self._register.job(job.id))
-
-    def _revive(self, *gateways: GatewayFolder) -> None:
-        """Have a gateway that died started again where it was, in a thread: it takes a second, and the jobs that ask it
-        wait meanwhile."""
-        for gateway in gateways:
-            if gateway.process() is None and self._register.active:
-                self._say(f"the gateway {gateway.path.name} ended, and is started again")
-                threading.Thread(target=self._start_again, args=(gateway,), daemon=True).start()
-
-    def _start_again(self, gateway: GatewayFolder) -> None:
-        try:
-            gateway.started()
-        except (SageError, OSError) as error:
-            self._say(f"the gateway {gateway.path.name} cannot be started: {error}")
-        self._supervisors.wake()
 
     def _watch(self, job: Job) -> None:
         """Be told when its supervisor ends; and pass on to it that it was told to stop."""
@@ -330,12 +319,3 @@ class Manager:
         self._register.change(job, state, reason, **values)
         if state in ENDS:
             self._supervisors.wake()
-
-
-def _tail(folder: JobFolder) -> str:
-    """The last that was written to the log."""
-    try:
-        lines = folder.log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "the process ended at once"

@@ -1,13 +1,15 @@
-"""How a run of a job ended, by what it left in its folder."""
+"""How a run of a job ended, by what it left in its folder; and what a process said last."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 from sage.errors import HostError
 from sage.jobs.folder import RunFolder
 from sage.jobs.states import State
 
+LOG_TAIL_BYTES = 2000
 INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
 
 
@@ -43,3 +45,12 @@ def _told(code: int) -> str:
         return f"the process of the job ended by itself with exit code {code}"
     memory = ", as by the system when memory runs out" if code == -signal.SIGKILL else ""
     return f"the process of the job was killed by {signal.Signals(-code).name}{memory}"
+
+
+def last_line(log: Path) -> str:
+    """What a process wrote last before it ended without a word."""
+    try:
+        lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"
