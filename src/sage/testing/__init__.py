@@ -2,16 +2,18 @@
 
 ::
 
-    sources.py    check_source
-    sinks.py      check_sink
-    queues.py     check_queue, check_queue_bytes
-    schedulers.py check_scheduler
+    sources.py      check_source
+    sinks.py        check_sink
+    queues.py       check_queue; queue_walk.py: beside a model; queue_story.py: what is said
+    queue_bytes.py  check_queue_bytes
+    schedulers.py   check_scheduler
 
 A check raises `AssertionError` that tells what was done, what came, and what the contract asks for. No test runner
 is needed.
 """
 
-from sage.testing.queues import check_queue, check_queue_bytes
+from sage.testing.queue_bytes import check_queue_bytes
+from sage.testing.queues import check_queue
 from sage.testing.schedulers import check_scheduler
 from sage.testing.sinks import check_sink
 from sage.testing.sources import check_source
