@@ -19,7 +19,16 @@ from proxy import Proxy
 from patience import DEADLINE_S
 from ports import free_port
 from sage.errors import QueueBroken, QueueClosed, QueueError
-from sage.queues import BatchFull, Empty, Full, LocalQueue, Queue, QueueStats
+from sage.queues import (
+    BatchFull,
+    Empty,
+    Full,
+    LocalQueue,
+    LocalQueueDescriptor,
+    Queue,
+    QueueStats,
+    SharedMemoryQueueDescriptor,
+)
 from sage.queues.measured import MeasuredQueue
 from sage.queues.remote.keys import new_key
 from sage.queues.remote.link import Link, link_to
@@ -60,11 +69,11 @@ class Served:
         self.server.serve(queue_id, queue)
         return queue
 
-    def open(self, queue: LocalQueue[Any], address: tuple[str, int] | None = None) -> RemoteQueue[Any]:
-        """A handle on a link of its own."""
+    def open(self, queue: LocalQueue[Any] | str, address: tuple[str, int] | None = None) -> RemoteQueue[Any]:
+        """A handle on a link of its own; `queue` or its id."""
         host, port = address or self.server.address
         link = Link(lambda name: ZeroMQConnection(host, port, KEY, name), f"{host}:{port}", patience_s=self.patience_s)
-        handle: RemoteQueue[Any] = RemoteQueue(link, queue._queue_id)
+        handle: RemoteQueue[Any] = RemoteQueue(link, queue if isinstance(queue, str) else queue._queue_id)
         self._handles.append(handle)
         return handle
 
@@ -223,6 +232,77 @@ def test_empty_is_told_only_when_nobody_holds_an_item_back(served: Served) -> No
     for end in (queue, consumer):
         with pytest.raises(Empty):
             end.get_nowait()
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "at the owner"])
+@pytest.mark.parametrize("kind", [LocalQueueDescriptor, SharedMemoryQueueDescriptor])
+def test_what_an_idle_consumer_was_sent_ahead_goes_to_who_waits(
+    served: Served, kind: type[LocalQueueDescriptor | SharedMemoryQueueDescriptor], where: str
+) -> None:
+    """The idle ends keep some places for their puts: the last of ours have to wait for those too."""
+    descriptor = kind(maxsize=5_000, max_bytes=1_000_000)
+    queue = descriptor.create()
+    served.server.serve(descriptor.queue_id, queue)
+    idle = served.open(descriptor.queue_id)
+    other = served.open(descriptor.queue_id) if where == "elsewhere" else queue
+    queue.put_batch(list(range(5_000)))
+    got = [idle.get() for _ in range(1_000)]  # so quickly that more are sent than are got
+    rest = [other.get(timeout=DEADLINE_S) for _ in range(4_000)]
+    assert sorted(got + rest) == list(range(5_000))
+    queue.put_batch(["more", "still"])
+    assert [idle.get(timeout=DEADLINE_S), idle.get(timeout=DEADLINE_S)] == ["more", "still"]
+    assert idle.get_stats().total_gets == 1_002
+    assert queue.qsize() == 0
+    served.server.withdraw(descriptor.queue_id)
+    queue.detach()
+
+
+def test_a_consumer_that_leaves_gives_back_what_it_was_sent(served: Served) -> None:
+    queue = served.queue(5_000)
+    queue.put_batch(list(range(5_000)))
+    got: list[int] = []
+    for count in (500, 700, 1_000):
+        leaving = served.open(queue)
+        got += [leaving.get() for _ in range(count)]
+        leaving.detach()
+    got += [queue.get(timeout=DEADLINE_S) for _ in range(5_000 - len(got))]
+    assert got == list(range(5_000))
+    assert queue.empty()
+
+
+def test_whole_batches_of_many_are_put_as_they_are_or_not_at_all(served: Served) -> None:
+    queue = served.queue(100)
+    ends = [served.open(queue) for _ in range(3)]
+
+    def put(number: int) -> int:
+        whole = 0
+        for start in range(0, 700, 7):
+            with suppress(Full):
+                ends[number].put_whole([(number, start + index) for index in range(7)])
+                whole += 7
+        return whole
+
+    with ThreadPoolExecutor(3) as threads:
+        puts = [threads.submit(put, number) for number in range(3)]
+        got: list[tuple[int, int]] = []
+        while not all(running.done() for running in puts) or not queue.empty():
+            with suppress(Empty):
+                got += queue.get_batch(50, timeout=0.1)
+    assert len(got) == sum(running.result() for running in puts) > 0
+    for start in range(0, len(got), 7):
+        number, first = got[start]
+        assert got[start : start + 7] == [(number, first + index) for index in range(7)]
+
+
+def test_a_whole_batch_finds_the_room_that_others_reserved_and_no_more(served: Served) -> None:
+    queue = served.queue(1_000)
+    one, other = served.open(queue), served.open(queue)
+    other.put(0)  # reserves some more
+    one.put_whole(list(range(999)))
+    for full in ([1], list(range(1_001))):
+        with pytest.raises(Full):
+            one.put_whole(full)
+    assert queue.qsize() == 1_000
 
 
 def test_two_producers_race_for_the_last_place(served: Served) -> None:

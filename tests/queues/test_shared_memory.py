@@ -349,6 +349,33 @@ def test_items_that_cannot_be_pickled(make: Make) -> None:
     assert queue.get_batch() == [1, 2, open]
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["text", "", "\0", "\U0001f600"],
+        ["half of a pair: \ud800"],
+        [0, -(2**63), 2**64 - 1],
+        [2**64],
+        [True, False],
+        [1, True, 1.0],
+        [0.5, float("inf"), -0.0],
+        [b"", b"\x80\xff"],
+        [None, None],
+        [signal.SIGTERM],
+        [("a", 1), ("b",)],
+    ],
+    ids=repr,
+)
+def test_lists_arrive_as_they_were(make: Make, items: list[Any]) -> None:
+    _, queue = make()
+    queue.put_batch(items)
+    for item in items:
+        queue.put(item)
+    got = queue.get_batch(len(items)) + [queue.get() for _ in items]
+    assert got == items + items
+    assert [*map(type, got)] == [*map(type, items + items)]
+
+
 class Unreadable:
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("not a number",)

@@ -1,15 +1,18 @@
 """Frames: what items are between processes. One frame carries one item, or a list of items that travel together.
 
 Large buffers (arrays, bytes-like objects that offer them) stay out of the pickle, so that a transport can move them
-without a copy. This module is the only one of the queues that pickles and unpickles; whoever calls `unpack` vouches
-that the bytes came through a link that is authenticated, or from memory that is this user's own (RELIABILITY S6).
+without a copy. A list of texts alone, or of numbers alone, is msgpack: a quarter quicker, and its first byte says so.
+This module is the only one of the queues that pickles and unpickles; whoever calls `unpack` vouches that the bytes came
+through a link that is authenticated, or from memory that is this user's own (RELIABILITY S6).
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from operator import countOf
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -23,6 +26,8 @@ TEXTS: frozenset[type] = frozenset({str, bytes})
 NUMBERS = PLAIN - TEXTS
 SHORT = 1_000
 """A text of so many characters is small, whatever they are."""
+_PICKLE = 0x80
+"""The first byte of every pickle of protocol 2 and more, and of no list in msgpack."""
 _OF_THE_SCRIPT = b"__main__"
 
 
@@ -32,14 +37,14 @@ class Frame(NamedTuple):
     items: int
     """How many, at least 1."""
     many: bool
-    """Whether `data` is the pickle of a list of items; else of the one item itself."""
+    """Whether `data` is a list of items; else the one item itself."""
     data: bytes | memoryview
     buffers: Sequence[Any] = ()
     """Bytes-like, in the order in which the pickle wants them."""
 
     @property
     def size_bytes(self) -> int:
-        """Pickle and buffers together."""
+        """Data and buffers together."""
         return len(self.data) + sum(map(len, self.buffers))
 
 
@@ -75,19 +80,42 @@ def pack(item: Any, *, by_value: bool = False) -> Frame:
 
 def pack_many(items: list[Any], *, by_value: bool = False) -> Frame:
     """All `items`, at least one, as one frame. Raises E509 where one of them cannot be pickled."""
+    if (plain := _plain(items)) is not None:
+        return Frame(len(items), True, plain)
     buffers: list[memoryview] = []
     return Frame(len(items), True, _pickled(items, buffers, by_value), buffers)
 
 
 def pack_list(items: list[Any], *, by_value: bool = False) -> bytes | None:
     """What `unpack_list` turns into `items` again; None where that is not small, or not to be had so simply."""
-    if by_value:
+    data = _plain(items)
+    if data is None:
+        if by_value:
+            return None
+        try:
+            data = pickle.dumps(items, 5, buffer_callback=_refuse_large)
+        except Exception:  # noqa: BLE001 -- anything may be raised: `pack_many` says what
+            return None
+    return data if len(data) <= LARGE_BYTES else None
+
+
+def _plain(items: list[Any]) -> bytes | None:
+    """The msgpack of `items`, if all are of one and the same type that is plain."""
+    kind = type(items[0])
+    if kind not in PLAIN or countOf(map(type, items), kind) != len(items):
         return None
     try:
-        data = pickle.dumps(items, 5, buffer_callback=_refuse_large)
-    except Exception:  # noqa: BLE001 -- anything may be raised: `pack_many` says what
+        return _msgpack()[0](items)
+    except (OverflowError, UnicodeEncodeError):  # a whole number of more than 64 bits, half of a surrogate pair
         return None
-    return data if len(data) <= LARGE_BYTES else None
+
+
+@cache
+def _msgpack() -> tuple[Callable[[Any], bytes], Callable[[bytes | memoryview], Any]]:
+    """How to encode and to decode."""
+    import msgspec
+
+    return msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
 
 def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
@@ -98,18 +126,24 @@ def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
 
 def unpack(frame: Frame) -> list[Any]:
     """The items of a frame from a trusted link; arrays are views of its buffers. Raises what unpickling raises."""
+    if frame.many and frame.data[0] != _PICKLE:
+        return _msgpack()[1](frame.data)  # type: ignore[no-any-return]
     found = pickle.loads(frame.data, buffers=frame.buffers)  # noqa: S301 -- the caller vouches, see above
     return found if frame.many else [found]
 
 
 def unpack_list(data: memoryview) -> list[Any]:
     """The same of a list without buffers. Nothing of it looks at `data` afterwards."""
+    if data[0] != _PICKLE:
+        return _msgpack()[1](data)  # type: ignore[no-any-return]
     return pickle.loads(data)  # type: ignore[no-any-return]  # noqa: S301 -- the caller vouches, see above
 
 
 def unpack_each(frame: Frame) -> list[Any]:
     """The same, but never raises: `Spoiled` stands for what cannot be unpickled, alone where it was frozen alone."""
     try:
+        if frame.many and frame.data[0] != _PICKLE:
+            return unpack(frame)
         found = _Apart(io.BytesIO(frame.data), buffers=frame.buffers).load()
     except Exception as error:  # noqa: BLE001 -- anything may be raised; it goes to whoever gets the item
         return [Spoiled(error)] * frame.items

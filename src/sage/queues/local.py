@@ -211,6 +211,18 @@ class LocalQueue(Store[Item], Queue[Item]):
             self._vacant += count
         self._ring_after(count)
 
+    def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        items = [item for frame in frames for item in unpack(frame)]
+        with self._lock:
+            self._held -= len(items)
+            self._vacant += len(items)
+            self._ready.extendleft(reversed(items))
+        ring(self._getters, len(items))
+        return ()
+
+    def is_wanted(self) -> bool:
+        return self._getting.waited.now > 0
+
     @property
     def max_bytes(self) -> int | None:
         """How many bytes fit; None: they are not counted."""

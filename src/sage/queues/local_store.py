@@ -148,9 +148,13 @@ class Store(Generic[Item]):
     def _take_items(self, count: int) -> list[Item]:
         """Up to `count` items; none if there were none at some moment of the call."""
         batches = self._batches
-        if batches and not self._ready and self._inbox[0] is BATCH and len(batches[0]) <= count:  # what is usual
-            self._inbox.popleft()
-            items = batches.popleft()
+        if batches and not self._ready and self._inbox[0] is BATCH:  # what is usual
+            if len(batches[0]) <= count:
+                self._inbox.popleft()
+                items = batches.popleft()
+            else:
+                items = batches[0][:count]
+                del batches[0][:count]
             self._moved += len(items)
         else:
             items = []

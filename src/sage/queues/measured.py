@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import repeat, starmap
 from operator import length_hint
 from sys import getsizeof
 
@@ -16,6 +15,49 @@ from sage.queues.queue import BatchFull, Full, Item
 from sage.queues.sizes import LEAVES, size_of
 
 
+class Sizes:
+    """The bytes of items in their order. Those of one frame are one entry. Not locked."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, int]] = deque()  # how many items, of how many bytes each
+        self.count = 0
+
+    def append(self, size: int, count: int = 1) -> None:
+        """The next `count` items have `size` bytes each."""
+        self._runs.append((count, size))
+        self.count += count
+
+    def take(self, count: int) -> int:
+        """Forget the first `count` items, or all; returns their bytes."""
+        return sum(times * size for times, size in self.moved(count))
+
+    def moved(self, count: int, *, last: bool = False) -> list[tuple[int, int]]:
+        """Take away the first `count` items, or the last, or all, as runs in the order in which they were taken."""
+        runs = self._runs
+        taken = []
+        count = min(count, self.count)
+        self.count -= count
+        while count:
+            times, size = runs.pop() if last else runs.popleft()
+            if times > count:
+                (runs.append if last else runs.appendleft)((times - count, size))
+                times = count
+            taken.append((times, size))
+            count -= times
+        return taken
+
+    def extend(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Add `runs` at the end."""
+        for times, size in runs:
+            self.append(size, times)
+
+    def extendleft(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Add `runs` at the beginning, one before the other."""
+        for run in runs:
+            self._runs.appendleft(run)
+            self.count += run[0]
+
+
 class MeasuredQueue(LocalQueue[Item]):
     """A `LocalQueue` whose items together take at most `max_bytes`, by `size_of`. That costs some speed.
 
@@ -25,8 +67,8 @@ class MeasuredQueue(LocalQueue[Item]):
     def __init__(self, maxsize: int | None, max_bytes: int, *, queue_id: str = "local") -> None:
         super().__init__(maxsize, queue_id=queue_id)
         self._max_bytes = max_bytes
-        self._sizes: deque[int] = deque()  # of the items that are here, in their order
-        self._away: deque[int] = deque()  # of those that left for other processes
+        self._sizes = Sizes()  # of the items that are here
+        self._away = Sizes()  # of those that left for other processes
         self._bytes = 0
         self._wanted = 0  # by the item that was put in vain last
         self._bytes_in = 0  # ever
@@ -69,7 +111,7 @@ class MeasuredQueue(LocalQueue[Item]):
         except IndexError:
             item = self._wait_for_items(self._take_item, block, timeout)[0]
         with self._lock:
-            self._bytes -= self._sizes.popleft()
+            self._bytes -= self._sizes.take(1)
         if self._putters:
             ring(self._putters, len(self._putters))
         return item
@@ -89,18 +131,24 @@ class MeasuredQueue(LocalQueue[Item]):
     def take_frames(self, count: int) -> list[Frame]:
         frames = super().take_frames(count)
         with self._lock:
-            self._away.extend(_popped(self._sizes, self._held - len(self._away)))
+            self._away.extend(self._sizes.moved(self._held - self._away.count))
         return frames
+
+    def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        with self._lock:
+            count = sum(frame.items for frame in frames)
+            self._sizes.extendleft(self._away.moved(count, last=True))
+        return super().put_back(frames)
 
     def confirm(self, count: int) -> None:
         with self._lock:
-            self._free(_popped(self._away, count))
+            self._bytes -= self._away.take(count)
         super().confirm(count)
 
     def _gone(self, count: int) -> None:
         """So many items were got."""
         with self._lock:
-            self._free(_popped(self._sizes, count))
+            self._bytes -= self._sizes.take(count)
         ring(self._putters, len(self._putters))
 
     def _has_room(self) -> bool:
@@ -126,7 +174,8 @@ class MeasuredQueue(LocalQueue[Item]):
             free -= size
             sizes.append(size)
         taken = super()._put_some(items[: len(sizes)])
-        self._account(sizes[:taken])
+        for size in sizes[:taken]:
+            self._account(size, 1)
         return taken
 
     def _accept(self, frame: Frame, items: list[Item]) -> bool:
@@ -136,21 +185,16 @@ class MeasuredQueue(LocalQueue[Item]):
         if self._bytes + size > self._max_bytes:
             return False
         each, rest = divmod(size, len(items))
-        self._account([each + rest, *[each] * (len(items) - 1)])
+        self._account(each + rest, 1)
+        if len(items) > 1:
+            self._account(each, len(items) - 1)
         return super()._accept(frame, items)
 
-    def _account(self, sizes: Sequence[int]) -> None:
-        self._sizes.extend(sizes)
-        self._bytes += sum(sizes)
-        self._bytes_in += sum(sizes)
-
-    def _free(self, sizes: Iterable[int]) -> None:
-        self._bytes -= sum(sizes)
+    def _account(self, size: int, count: int) -> None:
+        self._sizes.append(size, count)
+        self._bytes += size * count
+        self._bytes_in += size * count
 
     def _too_large(self, size: int) -> QueueError:
         what = "the item is larger than max_bytes"
         return QueueError("E509", what, at=f"queue {self._queue_id}", got=f"{size:,} bytes")
-
-
-def _popped(sizes: deque[int], count: int) -> Iterable[int]:
-    return starmap(sizes.popleft, repeat((), min(count, len(sizes))))

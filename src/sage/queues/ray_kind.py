@@ -100,30 +100,35 @@ class RayQueue(Front[Item]):
         return super().qsize() + len(self.returned)
 
     def put_whole(self, items: list[Item]) -> None:
-        """Put all `items`, or none and raise `Full`; without waiting.
-
-        From another node, the look whether there is room and the put are two steps, between which others may put.
-        """
+        """Put all `items`, and no others between them, or none and raise `Full`; without waiting."""
         core = self._core
-        core.flush()
+        try:
+            core.flush()
+            if items and isinstance(core, SharedMemoryQueue):
+                self._put_whole_here(core, items)
+            elif items:
+                self._put_whole_elsewhere(core, items)
+        except (QueueClosed, QueueBroken) as error:
+            error.items = items
+            self._follow(core, error)
+            raise
+
+    def _put_whole_here(self, core: SharedMemoryQueue[Item], items: list[Item]) -> None:
         if core.maxsize is not None and core.qsize() + len(items) > core.maxsize:
             raise Full
-        if not isinstance(core, SharedMemoryQueue):
-            self.put_batch(items, block=core.maxsize is None)
-            return
-        if not items:
-            return
         with self._references:
             frame = pack_many(items, by_value=True)
-            try:
-                places = core.reserve(len(items))
-            except QueueClosed as error:
-                error.items = items
-                self._follow(core, error)
-                raise
+            places = core.reserve(len(items))
             if places < len(items) or not core.put_frame(frame):
                 core.release(places)
                 raise Full
+
+    def _put_whole_elsewhere(self, core: Queue[Item], items: list[Item]) -> None:
+        from sage.queues.remote.queue import RemoteQueue
+
+        assert isinstance(core, RemoteQueue)
+        with self._references as references:
+            core.put_whole([references.frozen(item) for item in items])
 
     def get_whole(self, count: int) -> list[Item]:
         """Take exactly `count` items, or raise `Empty`; without waiting.

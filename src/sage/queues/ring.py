@@ -7,8 +7,11 @@ and an item is in it from the moment its frame was put until the moment a get to
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
+from sage.errors import QueueError
+from sage.queues.frames import Frame
 from sage.queues.ring_getting import Getting
 from sage.queues.ring_layout import AWAY, ENDED, GET_WORD, HELD, LARGE, LOAN, LOCK_S, MASK
 from sage.queues.ring_putting import Putting
@@ -80,6 +83,22 @@ class Ring(Putting, Getting):
         finally:
             self._release_get()
         self.putting.announce()
+
+    def put_back(self, frame: Frame) -> bool:
+        """Put what `get_frames` took and nobody got; False if there is no room for its bytes, or the end was told."""
+        try:
+            if not self._acquire_put(LOCK_S):
+                return False
+            self._hold(frame.items)
+        finally:
+            self._release_put()
+        with suppress(QueueError):  # its end was told meanwhile
+            if self.put(frame, held=True):
+                self.got -= frame.items
+                self.confirm(frame.items)
+                return True
+        self.release(frame.items)
+        return False
 
     def recover(self) -> None:
         """Make up for processes that died."""

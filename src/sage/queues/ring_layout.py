@@ -14,7 +14,7 @@ from sage.queues.segments import Segments
 HEADER_BYTES = 16 * 1024
 RING_BYTES = 4 * 1024 * 1024
 UNBOUNDED = 2**31
-MAGIC = 0x5347_5133
+MAGIC = 0x5347_5134
 LOCK_S = 0.1
 """How long a lock that a stopped process holds may keep a call beyond its timeout."""
 LIMIT, WASTED = 2, 4  # words

@@ -23,7 +23,6 @@ _FREE, _QUEUED = 0, 1
 _HELD = 16  # plus the slot
 _STATE_BITS = 16
 _STATE = (1 << _STATE_BITS) - 1
-_FEW = 3 * 16  # words of the table that are looked at first
 _ALIGNED = 64
 _SMALLEST = 64 * 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -75,7 +74,9 @@ class Segments:
         self, memory: mmap.mmap, fd: int, map_area: Callable[[int, int], mmap.mmap], peers: Peers, max_bytes: int
     ) -> None:
         """`map_area` maps so many bytes of the file from a place on, once and for all."""
-        self._words = memoryview(memory)[_TABLE_AT : _TABLE_AT + _TABLE_BYTES].cast("Q")
+        table = memoryview(memory)[_TABLE_AT : _TABLE_AT + _TABLE_BYTES]
+        self._words = table.cast("Q")
+        self._states = table[16::24]  # all states are below 256
         self._begin = len(memory)
         self._fd = fd
         self._peers = peers
@@ -83,20 +84,21 @@ class Segments:
         self.freed: Callable[[], object] = bool
         """Called when one that this process looked at is free again."""
         self.max_bytes = max_bytes
+        self._rows = 0  # were ever used, as far as it is known
         self.held_bytes = 0
         self.bytes_in = self.bytes_out = 0
 
     def reserve(self, size: int) -> Area | None:
         """An area for `size` bytes, or None if there is none to be had now. Under the put lock."""
-        words = self._used_words()
-        rows = zip(words[1::3], range(_ENTRIES), words[2::3], strict=False)
-        fitting = [(capacity, row) for capacity, row, word in rows if capacity >= size and word & _STATE == _FREE]
-        if fitting:
-            index = min(fitting)[1]
-        elif (index := self._new(self._table(), size)) < 0:
-            return None
-        self._words[3 * index + 2] = size << _STATE_BITS | (_HELD + self._peers.slot)
-        return Area(self, index)
+        row = self._used_states().find(_FREE)  # the first: it was in use lately, and its memory is warm
+        if row < 0 or self._words[3 * row + 1] != _capacity_for(size):
+            entries = self._table()
+            fitting = [(entry.capacity, entry.row) for entry in entries if entry.capacity >= size and not entry.state]
+            row = min(fitting)[1] if fitting else self._new(entries, size)
+            if row < 0:
+                return None
+        self._words[3 * row + 2] = size << _STATE_BITS | (_HELD + self._peers.slot)
+        return Area(self, row)
 
     @property
     def in_use(self) -> bool:
@@ -105,32 +107,36 @@ class Segments:
 
     def used_bytes(self) -> int:
         """In areas that are in the queue, or about to be."""
-        there = (_QUEUED, _HELD + self._peers.slot)  # others look at theirs
-        return sum([word >> _STATE_BITS for word in self._used_words()[2::3] if word & _STATE in there])
+        states = self._used_states()
+        return sum(self._bytes_in_state(states, state) for state in (_QUEUED, _HELD + self._peers.slot))
+
+    def _bytes_in_state(self, states: bytes, state: int) -> int:
+        total, row = 0, states.find(state)
+        while row >= 0:
+            total += self.size_of(row)
+            row = states.find(state, row + 1)
+        return total
 
     def size_of(self, row: int) -> int:
         """How many bytes were asked for, of the area's."""
         return int(self._words[3 * row + 2]) >> _STATE_BITS
 
-    def _used_words(self) -> list[int]:
-        """The rows that were ever used, and perhaps zeros: three words each."""
-        words = self._words[:_FEW].tolist()
-        return self._words[:].tolist() if words[-3] else words
+    def _used_states(self) -> bytes:
+        """The states of the rows that were ever used."""
+        while self._rows < _ENTRIES and self._words[3 * self._rows]:
+            self._rows += 1
+        return self._states[: self._rows].tobytes()
 
     def _table(self) -> list[_Entry]:
         """The rows that were ever used."""
-        words = self._used_words()
-        entries = []
-        for index in range(len(words) // 3):
-            at, capacity, state = words[3 * index : 3 * index + 3]
-            if not at:
-                break
-            entries.append(_Entry(index, at, capacity, state & _STATE, state >> _STATE_BITS))
-        return entries
+        states = self._used_states()
+        words = self._words[: 3 * len(states)].tolist()
+        rows = zip(words[::3], words[1::3], states, words[2::3], strict=True)
+        return [_Entry(row, at, size, state, word >> _STATE_BITS) for row, (at, size, state, word) in enumerate(rows)]
 
     def _new(self, entries: list[_Entry], size: int) -> int:
         """A row with memory for `size` bytes; below 0 if all are in use."""
-        capacity = _rounded(max(size, _SMALLEST))
+        capacity = _capacity_for(size)
         if len(entries) == _ENTRIES or sum(entry.capacity for entry in entries) + capacity > self.max_bytes:
             entries = [self._without_memory(entry) if entry.state == _FREE else entry for entry in entries]
         index = next((entry.row for entry in entries if not entry.capacity), len(entries))
@@ -210,8 +216,9 @@ class Segments:
         return self._map_area(self._words[3 * entry], self._words[3 * entry + 1])
 
 
-def _rounded(size: int) -> int:
+def _capacity_for(size: int) -> int:
     """An eighth more at most: so that areas fit for other sizes too."""
+    size = max(size, _SMALLEST)
     step = 1 << max(0, size.bit_length() - 4)
     return -(-size // step) * step
 

@@ -11,7 +11,7 @@ wait does so too, and when the queue is closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sage.queues.frames import Frame
@@ -77,6 +77,13 @@ class Served(Protocol):
 
     def confirm(self, count: int) -> None:
         """So many of the items taken were got: free their places, and wake those who wait for room."""
+
+    def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """The items of `frames`, the oldest first, were taken, and nobody got them: here they are again. Returns those
+        for whose bytes there is no room now. What was put since may come before them."""
+
+    def is_wanted(self) -> bool:
+        """Whether somebody on this machine waits for items, as far as can be seen; `wait_for_items` does not count."""
 
     def free_bytes(self) -> int:
         """How many bytes fit now; more than there ever are where they are not limited."""

@@ -240,6 +240,17 @@ class SharedMemoryQueue(Queue[Item]):
         if count:
             self._ring.confirm(count)
 
+    def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        for index, frame in enumerate(frames):
+            if not self._ring.put_back(frame):
+                return frames[index:]
+        return ()
+
+    def is_wanted(self) -> bool:
+        if self._waiting.for_items.now:
+            return True
+        return bool(self._calls[0]) and not self._peers.is_only_consumer()
+
     def wait_for_room(self, timeout_s: float, is_enough: Callable[[bool], bool] = bool) -> None:
         ring = self._ring
         self._waiting.pause(ring.putting, lambda: self.closed or is_enough(ring.free_items() > 0), timeout_s)

@@ -107,6 +107,8 @@ class Waiting:
             if now - watched >= _WATCH_S:
                 self._watch(CONSUMER if nothing is Full else PRODUCER)
                 watched = now
+                if nothing is Full:
+                    self.call(claims)  # ends on other machines keep places that they do not use
             if nothing is Empty:
                 self._ring.call_holders(claims._replace(held=0, away=0))
             elif claims.away:

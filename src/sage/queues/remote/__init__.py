@@ -8,7 +8,8 @@
     stream.py      messages arrive once and in order, whatever the transport does. Pure
     messages.py    what is said
     link.py        the client's side: one for each process and server, shared by all queues between them
-    producing.py       places reserved ahead, items gathered
+    producing.py       places reserved ahead
+    sending.py         items gathered, and sent
     consuming.py       items demanded ahead
     pace.py            how far ahead
     queue.py           the handle

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sage.errors import QueueBroken, QueueError
-from sage.queues.frames import Frame, unpack
+from sage.queues.frames import Frame, pack_many, unpack
 from sage.queues.queue import Empty, closed_error, deadline_of
 from sage.queues.remote.link import Link
-from sage.queues.remote.messages import Ask, Demand
+from sage.queues.remote.messages import Ask, Demand, Returned
 from sage.queues.remote.pace import Pace
 from sage.queues.remote.producing import GRACE_S
 from sage.queues.waited import Waited
@@ -24,17 +24,21 @@ _MOST = 1 << 17
 _TELL_S = 0.005
 _IDLE_S = 0.05
 """Who asks for nothing for so long is sent nothing ahead: others may want it."""
+_REFERENCE = b"ObjectRef"  # to an object of Ray's: handed over once, when it is unpickled
+_LEFT_ALONE_S = 0.2
+_LATE_S = 0.5  # who is asked so long after the last time was stopped, or there was nothing to ask for
 _NEVER = float("inf")
 
 
 class Consumer:
     """Not for users: `RemoteQueue` is."""
 
-    def __init__(self, link: Link, port: int, queue_id: str, numbers: Iterator[int]) -> None:
+    def __init__(self, link: Link, port: int, queue_id: str, numbers: Iterator[int], *, by_value: bool) -> None:
         self._link = link
         self._port = port
         self._queue_id = queue_id
         self._numbers = numbers
+        self._by_value = by_value
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._items: deque[Any] = deque()
@@ -44,6 +48,9 @@ class Consumer:
         self._received = self._allowed = self._told = 0  # items, ever
         self._tell_at = _NEVER
         self._asked_at = 0.0
+        self._given_back = 0  # items, ever
+        self._got_when_asked = -1  # for items that others wait for
+        self._asked_last_at = self._left_alone_since = 0.0
         self._waiting = 0  # items that callers wait for
         self._callers = 0
         self._questions: set[int] = set()  # that were not answered
@@ -56,6 +63,11 @@ class Consumer:
     @property
     def got(self) -> int:
         """Items that callers got, ever."""
+        return self._done - self._given_back
+
+    @property
+    def _done(self) -> int:
+        """Items that are not here any more, ever: got, or given back."""
         return self._received - self._framed - len(self._items)
 
     # --- for users' threads ---
@@ -162,27 +174,67 @@ class Consumer:
     def _go_on(self) -> None:
         """Tell the server when enough was got, or more can be taken."""
         here = self._framed + len(self._items)
-        got = self._received - here
+        done = self._received - here
         now = time.monotonic()
-        self._pace.note(got, now, self._link.round_trip_s)
+        self._pace.note(done - self._given_back, now, self._link.round_trip_s)
         wanted = max(self._waiting, self._pace.ahead)
         coming = here + self._allowed - self._received
         if coming < self._waiting or coming < wanted - wanted // 4:
             self._allowed += wanted - coming
             self._asked_at = now
-            self._tell(got + (0 if here else self._callers))
+            self._tell(done + (0 if here else self._callers))
             self._link.wake_by(now + _IDLE_S)
-        elif got > self._told:
+        elif done > self._told:
             if not here:
-                self._tell(got)
+                self._tell(done)
             elif self._tell_at == _NEVER:
                 self._tell_at = now + _TELL_S
                 self._link.wake_by(self._tell_at)
 
-    def _tell(self, got: int) -> None:
-        self._told = got
+    def _tell(self, done: int) -> None:
+        self._told = done
         self._tell_at = _NEVER
-        self._link.send(Demand(self._port, self._allowed, got))
+        self._link.send(Demand(self._port, self._allowed, done))
+
+    def _give_back(self) -> None:
+        """Return what is here, the oldest first."""
+        for frame in (*self._packed_again(), *self._frames):
+            message = Returned(self._port, frame.items, frame.many, len(frame.buffers))
+            self._link.send(message, (frame.data, *frame.buffers))
+            self._given_back += frame.items
+        self._frames.clear()
+        self._framed = 0
+        self._allowed = self._received
+        self._tell(self._done)
+
+    def _packed_again(self) -> list[Frame]:
+        """What was unpickled here and is to be returned; what cannot be pickled again stays."""
+        if not self._items:
+            return []
+        try:
+            frame = pack_many(list(self._items), by_value=self._by_value)
+        except QueueError:
+            return []
+        if _REFERENCE in frame.data:
+            return []
+        self._items.clear()
+        return [frame]
+
+    def withdraw(self) -> bool:
+        """Want nothing any more; whether there is, or may come, something that nobody gets here."""
+        with self._lock:
+            if self._broken is not None or self._ended or not self._allowed:
+                return False
+            is_left = self._allowed > self._received or bool(self._items or self._frames)
+            self._allowed = self._received
+            self._tell(self._done)
+            return is_left
+
+    def give_back(self) -> None:
+        """Return what is here."""
+        with self._lock:
+            if self._items or self._frames:
+                self._give_back()
 
     # --- for the link's thread ---
 
@@ -210,12 +262,23 @@ class Consumer:
             self._ended = True
             self._changed.notify_all()
 
-    def told(self) -> int:
-        """How many items callers got; the server is about to hear it."""
+    def recalled(self, *, items: bool) -> int:
+        """How many items are not here any more; the server is about to hear it.
+
+        With `items` others wait for some: where callers get none for a while, what is here is returned.
+        """
         with self._lock:
-            got = self.got
-            self._told = max(self._told, got)
-            return got
+            if items and self._is_left_alone(time.monotonic()) and (self._items or self._frames):
+                self._give_back()
+            self._told = max(self._told, self._done)
+            return self._done
+
+    def _is_left_alone(self, now: float) -> bool:
+        """Whether nobody gets anything here, although this process runs."""
+        if self.got != self._got_when_asked or now - self._asked_last_at > _LATE_S:
+            self._left_alone_since = now
+        self._got_when_asked, self._asked_last_at = self.got, now
+        return not self._callers and self._told <= self._done and now - self._left_alone_since >= _LEFT_ALONE_S
 
     def tick(self, now: float) -> float:
         with self._lock:
@@ -223,7 +286,7 @@ class Consumer:
             if is_idle:
                 self._allowed = self._received
             if is_idle or now >= self._tell_at:
-                self._tell(self.got)
+                self._tell(self._done)
             return min(self._tell_at, now + _IDLE_S if self._allowed > self._received else _NEVER)
 
     def is_waiting(self) -> bool:

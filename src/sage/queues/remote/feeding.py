@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 
-from sage.errors import QueueClosed
+from sage.errors import QueueClosed, QueueError
 from sage.queues.frames import Frame
-from sage.queues.remote.messages import Ask, Ended, of_frame
+from sage.queues.remote.messages import Ask, Ended, Recall, of_frame
 from sage.queues.remote.ports import Port
 from sage.queues.remote.settling import WAIT_S, Settling
 from sage.queues.serving import Served
 
 _AT_ONCE = 1_000
 _FRAME_BYTES = 256 * 1024
+CALL_S = 0.05
+"""How often those who hold items for which others wait are asked for them."""
 
 
 class Feeding(Settling):
@@ -24,6 +28,8 @@ class Feeding(Settling):
         self._feeding = threading.Lock()  # from taking items to sending them
         self._item_bytes = 64.0  # of late
         self._feeder: threading.Thread | None = None
+        self._returned: deque[Frame] = deque()  # that were sent to consumers who did not get them, the oldest first
+        self._called_at = 0.0
 
     def resume(self) -> None:
         """A client to which too much was on its way can be sent more."""
@@ -31,6 +37,9 @@ class Feeding(Settling):
             self._changed.notify_all()
 
     def _demand(self, port: Port, upto: int, got: int) -> None:
+        if upto < port.upto:
+            with self._feeding:  # what is being sent is sent before anything that its client hears after this
+                port.upto = upto
         with self._lock:
             port.upto = upto
             port.got = got
@@ -61,7 +70,36 @@ class Feeding(Settling):
                 if self._ending:
                     return
             if not self._feed():
-                self.queue.wait_for_items(WAIT_S)
+                self.queue.wait_for_items(CALL_S if self._call_for_items() else WAIT_S)
+
+    def _call_for_items(self) -> bool:
+        """Ask consumers for what they were sent and nobody gets there; whether any could have it for somebody else."""
+        if self.queue.closed:
+            return False
+        now = time.monotonic()
+        with self._lock:
+            takers = [port for port in self._ports if port.takes_items]
+            holders = [port for port in self._ports if port.holds_items and takers != [port]]
+            if holders and now - self._called_at >= CALL_S:
+                self._called_at = now
+                for port in holders:
+                    port.client.send(Recall(port.number, 0, False, False, True))
+            return bool(holders)
+
+    def _return(self, port: Port, frame: Frame) -> None:
+        """`port` was sent these items, and does not want them. They keep their places."""
+        with self._lock:
+            if frame.items > port.delivered - port.confirmed:
+                raise QueueError("E526", "more items are returned than were sent", got=frame.items)
+            port.confirmed += frame.items
+            port.returned.append(frame)
+
+    def _take_back(self, port: Port) -> None:
+        """What `port` returned is in the queue again; where that has no room for it now, it is what is sent next."""
+        frames, port.returned = port.returned, []
+        if frames:
+            with self._feeding:
+                self._returned.extendleft(reversed(self.queue.put_back(frames)))
 
     def _next_port(self) -> Port | None:
         """Who is sent items next: each in turn."""
@@ -82,7 +120,7 @@ class Feeding(Settling):
                 at_once = min(_AT_ONCE // max(1, rivals), int(_FRAME_BYTES / self._item_bytes))
                 count = min(port.demand, max(1, at_once))
             try:
-                frames = self.queue.take_frames(count)
+                frames = [self._returned.popleft()] if self._returned else self.queue.take_frames(count)
             except QueueClosed:
                 self._tell_ended()
                 return False
@@ -108,7 +146,7 @@ class Feeding(Settling):
         if self._feed_asked(port, question):
             answer()
         else:
-            self._settle(False, answer)
+            self._settle(False, answer, items=True)
 
     def _feed_asked(self, port: Port, question: Ask) -> bool:
         with self._lock:

@@ -116,6 +116,8 @@ class Recall(_Message, tag=12, frozen=True):
     """Give back also the places that you do not use."""
     closed: bool
     """The queue was closed: put nothing any more."""
+    items: bool = False
+    """Others wait for items: return those that nobody gets."""
 
 
 class Settled(_Message, tag=13, frozen=True):
@@ -155,6 +157,14 @@ class Ended(_Message, tag=16, frozen=True):
     """Server: the queue was closed, and nothing is left."""
 
 
+class Returned(_Message, tag=17, frozen=True):
+    """Client: items follow, as a frame, that it was sent and nobody got there. They count as got from now on."""
+
+    items: Positive
+    many: bool
+    buffers: Annotated[int, msgspec.Meta(ge=0, lt=2**16)] = 0
+
+
 Message: TypeAlias = (
     Attach
     | Attached
@@ -172,6 +182,7 @@ Message: TypeAlias = (
     | Ask
     | Answer
     | Ended
+    | Returned
 )
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
@@ -185,7 +196,7 @@ def decode(body: Part, buffers: Parts) -> Message:
         message: Message = _decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _garbage(str(error)) from error
-    expected = 1 + message.buffers if isinstance(message, Items) else 0
+    expected = 1 + message.buffers if isinstance(message, Items | Returned) else 0
     if len(buffers) != expected:
         raise _garbage(f"{len(buffers)} parts in place of {expected}")
     return message
@@ -197,7 +208,7 @@ def of_frame(port: int, frame: Frame, *, prompt: bool = False, spent: int = 0) -
     return message, (frame.data, *frame.buffers)
 
 
-def frame_of(message: Items, parts: Sequence[Part]) -> Frame:
+def frame_of(message: Items | Returned, parts: Sequence[Part]) -> Frame:
     """The opposite."""
     return Frame(message.items, message.many, parts[0], parts[1:])
 

@@ -51,6 +51,8 @@ class Port:
     prompt: bool = False
     waiting_frames: deque[Frame] = field(default_factory=deque)
     """That came, and for whose bytes there was no room."""
+    returned: list[Frame] = field(default_factory=list)
+    """That were sent to it, and that nobody gets there."""
     upto: int = 0
     got: int = 0
     delivered: int = 0
@@ -75,6 +77,11 @@ class Port:
     def demand(self) -> int:
         """Items that it may be sent now."""
         return self.upto - self.delivered
+
+    @property
+    def holds_items(self) -> bool:
+        """Whether it was sent some that nobody got, as far as it told."""
+        return self.delivered > self.confirmed and not self.is_silent
 
     def is_worth_asking(self, closed: bool) -> bool:
         """Whether a recall may change anything, `closed` telling whether the queue is."""

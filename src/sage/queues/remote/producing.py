@@ -1,92 +1,38 @@
-"""The producing end of a queue on another machine: puts spend places that were reserved before, items are gathered.
-
-How items leave. The first after a pause goes at once, on the thread that puts it. Those that follow closely are
-gathered, until there are enough of them, or `linger_ms` are over: `batch_size` for items put one by one, a thousand for
-lists, and fewer large ones. So a lone item is not delayed, and a flood leaves in large frames. An item is pickled when
-it leaves, and must not be changed after it was put.
-"""
+"""The producing end of a queue on another machine: puts spend places that were reserved before."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from sage.errors import QueueBroken, QueueError
-from sage.queues.frames import Frame, pack, pack_many
-from sage.queues.queue import BatchFull, Settings, closed_error, deadline_of
+from sage.queues.queue import BatchFull, Settings, deadline_of
 from sage.queues.remote.link import Link
-from sage.queues.remote.messages import Ask, Back, Need, of_frame
-from sage.queues.remote.pace import Pace
-from sage.queues.sizes import weight_of
+from sage.queues.remote.messages import Back
+from sage.queues.remote.sending import NEVER, TOGETHER, WINDOW_BYTES, Sending
+from sage.queues.sizes import weight_of, weight_of_all
 from sage.queues.waited import Waited
 
 GRACE_S = 1.0
 """How long after its timeout a call waits for the server's word on whether the queue is full or empty."""
-WINDOW_BYTES = 32 * 1024 * 1024
-"""How much may be on its way and not accepted."""
-_GAP_S = 0.000_2
 _FLOOD_S = 0.01
+_SMALL_BYTES = 64 * 1024  # a batch of no more is weighed as a whole
 _IDLE_S = 0.2
 _CLOSE_S = 10.0
 _KEPT = 8  # places that an idle producer keeps, for an item that is in a hurry
 _KEPT_OF = 64  # but at most one of so many
-_FIRST = 256
-_MOST = 1 << 18
-_FRAME_BYTES = 64 * 1024
-_TOGETHER = 1_000  # items of lists that are put one after the other
-_NEVER = float("inf")
 
 
-class _Sent(NamedTuple):
-    number: int
-    items: list[Any]
-    size_bytes: int
-
-
-class Producer:
+class Producer(Sending):
     """Not for users: `RemoteQueue` is."""
 
     def __init__(
         self, link: Link, port: int, queue_id: str, settings: Settings, numbers: Iterator[int], *, by_value: bool
     ) -> None:
-        self._link = link
-        self._numbers = numbers
-        self._port = port
-        self._queue_id = queue_id
-        self._settings = settings
-        self._by_value = by_value
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._places = 0  # 0 whenever a put must not simply go on
-        self._held_back = 0  # places that are not used while too much is on its way
-        self._needed = 0  # by those who wait
-        self._asked = 0
-        self._max_bytes = 0  # 0: the queue does not count them
-        self._credit = 0  # bytes that may be put
-        self._spent = 0  # of it, for items that could not be sent: the next frame tells
-        self._needed_size = self._asked_size = 0
-        self._item_weight = 256.0  # of late
-        self._buffer: list[Any] = []
-        self._weights: list[int] = []  # of the items in it
-        self._limit = 1
-        self._first_at = _NEVER
-        self._sent_at = 0.0
-        self._prompt = False
-        self._sent = 0  # frames, ever
-        self._flying: deque[_Sent] = deque()
-        self._flying_bytes = 0
-        self._failed: list[tuple[QueueError, list[Any]]] = []
-        self._questions: dict[int, bool] = {}  # and whether they were answered
-        self._closed = False
-        self._broken: QueueBroken | None = None
-        self._pace = Pace(_FIRST, _MOST)
-        self._item_bytes = 4_096.0  # of late, with every frame it comes nearer to what is true
-        self.kept = 0
-        self.puts = self.batches = self.batch_items = self.bytes = 0
+        super().__init__(link, port, queue_id, settings, numbers, by_value=by_value)
         self.waited = Waited()
 
     # --- for users' threads ---
@@ -118,9 +64,14 @@ class Producer:
 
     def _put_some(self, items: list[Any], block: bool, timeout: float | None) -> None:
         """All of `items`, in order. Raises `BatchFull` with the rest."""
-        weights = deque(map(weight_of, items)) if self._max_bytes else deque(repeat(0, len(items)))
+        size = weight_of_all(items) if self._max_bytes else 0
         with self._lock:
             self._check(items)
+            if len(items) <= self._places and size <= min(self._credit, _SMALL_BYTES):  # what is usual
+                self._take_over(items, _shared_out(size, len(items)))
+                self._raise_failures()
+                return
+            weights = deque(map(weight_of, items) if self._max_bytes else repeat(0, len(items)))
             rest = items[self._spend(items, weights) :]
             if rest:
                 started = time.monotonic()
@@ -141,17 +92,23 @@ class Producer:
 
     def _spend(self, items: list[Any], weights: deque[int]) -> int:
         """Put as many of `items` as there are places and bytes for; their `weights` are taken away."""
-        taken = 0
-        while taken < len(items) and taken < self._places and weights[0] <= self._credit:
-            self._credit -= weights[0]
-            self._weights.append(weights.popleft())
-            taken += 1
+        taken: list[int] = []
+        credit = self._credit
+        while len(taken) < min(len(items), self._places) and weights[0] <= credit:
+            credit -= weights[0]
+            taken.append(weights.popleft())
         if taken:
-            self._places -= taken
-            self._buffer += items if taken == len(items) else items[:taken]
-            if len(self._buffer) >= self._limit:
-                self._gathered(max(_TOGETHER, self._settings.batch_size))
-        return taken
+            self._take_over(items[: len(taken)], taken)
+        return len(taken)
+
+    def _take_over(self, items: list[Any], weights: list[int]) -> None:
+        """Put `items`, for which there is room."""
+        self._places -= len(items)
+        self._credit -= sum(weights)
+        self._buffer += items
+        self._weights += weights
+        if len(self._buffer) >= self._limit:
+            self._gathered(max(TOGETHER, self._settings.batch_size))
 
     def _wait_for_places(self, rest: list[Any], weights: deque[int], deadline: float | None) -> None:
         """Return when the first item can be put. Raises `BatchFull` when the server says that there is no room."""
@@ -192,6 +149,48 @@ class Producer:
         finally:
             del self._questions[number]
         return not self._has_room(first)
+
+    def put_whole(self, items: list[Any]) -> None:
+        """All `items`, which no others come between, or none: raises `BatchFull`. Waits for nothing but the server."""
+        count, size = len(items), weight_of_all(items) if self._max_bytes else 0
+        with self._lock:
+            self._check(items)
+            self._send()
+            self._needed += count
+            self._needed_size += size
+            try:
+                has_room = self._finds_room(items, size)
+            finally:
+                self._needed -= count
+                self._needed_size -= size
+            if not has_room:
+                raise BatchFull(items)
+            frame = self._packed(items)
+            self._places -= count
+            self._credit -= size
+            self.puts += count
+            self._send_frame(frame, items, size)
+            self._raise_failures()
+
+    def _finds_room(self, items: list[Any], size: int) -> bool:
+        """Ask for room for all of `items` as long as that brings some."""
+        until = time.monotonic() + GRACE_S
+        had = -1, -1
+        while self._buffer or self._places < len(items) or self._credit < size:
+            has = self._places, self._credit
+            if has == had and not self._held_back:
+                return False
+            had = has
+            number = self._ask("room", max(0, len(items) - self._places), max(0, size - self._credit))
+            self._questions[number] = False
+            while not self._questions[number]:
+                if (left := until - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(left)
+                self._check(items)
+            if not self._questions.pop(number):
+                return False
+        return True
 
     def flush(self) -> None:
         with self._lock:
@@ -234,133 +233,6 @@ class Producer:
         """Frames on their way, and items that wait to be sent."""
         return len(self._flying), len(self._buffer)
 
-    def _check(self, items: Sequence[Any]) -> None:
-        """Raise what keeps `items` from being put."""
-        if self._broken is not None:
-            error = QueueBroken(self._broken.code, self._broken.what, at=self._broken.at)
-            error.items = [*self._take_unknown(), *items]
-            raise error
-        if self._closed:
-            raise closed_error(self._queue_id, items)
-
-    def _take_unknown(self) -> list[Any]:
-        """The items that perhaps are not in the queue; each is told once."""
-        found = [item for sent in self._flying for item in sent.items] + self._buffer
-        self._flying.clear()
-        self._buffer, self._weights = [], []
-        return found
-
-    def _raise_failures(self) -> None:
-        """Tell what could not be delivered, after the call that tells it did its own work."""
-        if self._failed:
-            failed, self._failed = self._failed, []
-            error = failed[0][0]
-            error.items = [item for _, items in failed for item in items]
-            raise error
-
-    # --- sending, under the lock ---
-
-    def _fitting(self, count: int) -> int:
-        """How many items make a frame: `count`, and fewer large ones."""
-        if not self._settings.adaptive:
-            return count
-        return max(1, min(count, int(_FRAME_BYTES / self._item_bytes)))
-
-    def _gathered(self, enough: int) -> None:
-        """Look whether the buffer is to be sent: after a pause, or when `enough` items are in it, fewer large ones."""
-        enough = self._fitting(enough)
-        now = time.monotonic()
-        if len(self._buffer) < enough and (now - self._sent_at < _GAP_S or not self._settings.adaptive):
-            self._limit = enough
-            self._first_at = min(self._first_at, now)
-            self._link.wake_by(self._first_at + self._settings.linger_ms / 1000)
-            return
-        self._send(now)
-        self._raise_failures()
-
-    def _send(self, now: float | None = None) -> None:
-        """Send the buffer, but for what would be too much on its way: that is sent as soon as something is accepted."""
-        if not self._buffer or self._broken is not None:
-            return
-        items, weights = self._buffer, self._weights
-        self._sent_at = now = now or time.monotonic()
-        start = 0
-        while start < len(items) and self._flying_bytes <= WINDOW_BYTES:
-            end = start + self._fitting(_TOGETHER)
-            self._send_together(items[start:end], weights[start:end])
-            start = min(end, len(items))
-        self._buffer, self._weights = items[start:], weights[start:]
-        self._limit = 1
-        self._first_at = _NEVER
-        self.puts += start
-        self._pace.note(self.puts, now, self._link.round_trip_s)
-        is_short = self._places < self._pace.ahead // 2 or self._credit < self._size_ahead() // 2
-        if is_short and not self._closed:
-            self._ask_for_places()
-
-    def _send_together(self, items: list[Any], weights: list[int]) -> None:
-        try:
-            frame = self._packed(items)
-        except QueueError as error:
-            if len(items) == 1:
-                self._spent += weights[0]
-                self._fail(error, items)
-                return
-            for item, weight in zip(items, weights, strict=True):
-                self._send_together([item], [weight])
-            return
-        self._send_frame(frame, items, sum(weights))
-
-    def _packed(self, items: list[Any]) -> Frame:
-        if len(items) == 1:
-            return pack(items[0], by_value=self._by_value)
-        return pack_many(items, by_value=self._by_value)
-
-    def _send_frame(self, frame: Frame, items: list[Any], weight: int) -> None:
-        """With the `weight` of its own items: what is still to come stays reserved at the server."""
-        size = frame.size_bytes
-        self._item_bytes += (size / len(items) - self._item_bytes) / 2
-        self._sent += 1
-        self._flying.append(_Sent(self._sent, items, size))
-        self._flying_bytes += size
-        self.bytes += size
-        self._item_weight += (weight / len(items) - self._item_weight) / 4
-        message, parts = of_frame(self._port, frame, prompt=self._prompt, spent=weight + self._spent)
-        self._spent = 0
-        self._link.send(message, parts)
-        if self._flying_bytes > WINDOW_BYTES:
-            self._held_back += self._places
-            self._places = 0
-
-    def _fail(self, error: QueueError, items: list[Any]) -> None:
-        """`items` cannot be delivered; whoever calls next is told."""
-        self._failed.append((error, items))
-        self._held_back += self._places + len(items)
-        self._places = 0
-        self._reopen()
-
-    def _reopen(self) -> None:
-        """Let puts go on if nothing is in their way."""
-        if self._flying_bytes <= WINDOW_BYTES and not self._closed and self._broken is None:
-            self._places += self._held_back
-            self._held_back = 0
-
-    def _size_ahead(self) -> int:
-        """How many bytes to have at hand: for as many items as there are to be places, but never all that fit."""
-        return min(int(self._pace.ahead * self._item_weight), self._max_bytes // 4)
-
-    def _ask_for_places(self) -> None:
-        need = max(0, max(self._needed, self._pace.ahead) - self._places - self._held_back)
-        size = max(0, max(self._needed_size, self._size_ahead()) - self._credit)
-        if need > self._asked or size > self._asked_size:
-            self._asked, self._asked_size = need, size
-            self._link.send(Need(self._port, need, size))
-
-    def _ask(self, what: str, count: int, size: int = 0) -> int:
-        number = next(self._numbers)
-        self._link.send(Ask(self._port, number, what, count, size))
-        return number
-
     # --- for the link's thread ---
 
     def granted(self, count: int, size: int) -> None:
@@ -392,7 +264,7 @@ class Producer:
             while self._flying and self._flying[0].number <= frames:
                 self._flying_bytes -= self._flying.popleft().size_bytes
             self._prompt = self._prompt and bool(self._flying)
-            if self._first_at == _NEVER:
+            if self._first_at == NEVER:
                 self._send()  # what was too much before
             self._reopen()
             self._changed.notify_all()
@@ -449,14 +321,14 @@ class Producer:
                 return now + linger_s  # there is more to come: nobody has to wake this thread for it
             spare = max(0, self._places - self.kept)
             if not (spare or self._credit) or self._needed:
-                return _NEVER
+                return NEVER
             due = self._sent_at + _IDLE_S
             if now < due:
                 return due
             self._places -= spare
             self._asked = self._asked_size = 0
             self._link.send(Back(self._port, spare, self._give_up_credit()))
-            return _NEVER
+            return NEVER
 
     def is_waiting(self) -> bool:
         return bool(self._flying or self._needed or self._buffer)
@@ -467,14 +339,10 @@ class Producer:
             self._places = self._held_back = self._credit = 0
             self._changed.notify_all()
 
-    def _close(self) -> None:
-        self._closed = True
-        self._held_back += self._places
-        self._places = 0
-        if (self._held_back or self._credit) and self._broken is None:
-            self._link.send(Back(self._port, self._held_back, self._credit))
-        self._held_back = self._credit = 0
-        self._changed.notify_all()
+
+def _shared_out(size: int, count: int) -> list[int]:
+    each, more = divmod(size, count)
+    return [each + more, *[each] * (count - 1)]
 
 
 def kept_places(maxsize: int | None) -> int:

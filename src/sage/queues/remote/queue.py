@@ -37,6 +37,7 @@ from sage.queues.remote.transport import Parts
 _EXIT_S = 5.0
 _ANSWER_S = 10.0
 _STATS_S = 0.25
+_LEAVE_S = 1.0
 
 
 class RemoteQueue(Queue[Item]):
@@ -48,7 +49,8 @@ class RemoteQueue(Queue[Item]):
     queue.
 
     To a consumer that gets quickly items are sent ahead, as many as it gets in two round trips. They count in `qsize`
-    and take up room until it gets them; other consumers cannot have them, and they are lost with its process.
+    and take up room until it gets them, and are lost with its process. Where others wait for items, those that it does
+    not get for a fifth of a second are theirs.
     """
 
     def __init__(self, link: Link, queue_id: str, *, by_value: bool = False) -> None:
@@ -59,11 +61,11 @@ class RemoteQueue(Queue[Item]):
         self._numbers = itertools.count(1)
         self._port = link.add(self)
         self._producer = Producer(link, self._port, queue_id, self, self._numbers, by_value=by_value)
-        self._consumer = Consumer(link, self._port, queue_id, self._numbers)
+        self._consumer = Consumer(link, self._port, queue_id, self._numbers, by_value=by_value)
         self._lock = threading.Condition()
         self._answers: dict[int, Answer | None] = {}
         self._closed = False
-        self._detached = False
+        self._leaving = self._detached = False
         self._broken: QueueBroken | None = None
         try:
             attached = link.attach(self._port, queue_id)
@@ -90,6 +92,13 @@ class RemoteQueue(Queue[Item]):
 
     def put_batch(self, items: Sequence[Item], block: bool = True, timeout: float | None = None) -> None:
         self._producer.put_batch(items, block, timeout)
+
+    def put_whole(self, items: list[Item]) -> None:
+        """Put all `items`, one after the other, or none and raise `Full`. Waits for nothing but the owner's answer."""
+        try:
+            self._producer.put_whole(items)
+        except BatchFull:
+            raise Full from None
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
         self._producer.hurry()
@@ -142,9 +151,14 @@ class RemoteQueue(Queue[Item]):
 
     def detach(self) -> None:
         with self._lock:
-            if self._detached:
+            if self._leaving:
                 return
-            self._detached = True
+            self._leaving = True
+        if self._consumer.withdraw():
+            with suppress(QueueError):
+                self._ask("depth", _LEAVE_S)  # all that was sent is here before the answer
+            self._consumer.give_back()
+        self._detached = True
         self._producer.close()
         self._consumer.ended()
         self._link.detach(self._port)
@@ -180,10 +194,10 @@ class RemoteQueue(Queue[Item]):
                 self._producer.granted(places, size)
             case Accepted(frames=frames):
                 self._producer.accepted(frames)
-            case Recall(round=number, places=places, closed=closed):
+            case Recall(round=number, places=places, closed=closed, items=items):
                 self._closed = self._closed or closed
                 back, size = self._producer.recalled(places=places, closed=closed)
-                self._link.send(Settled(self._port, number, back, self._consumer.told(), size))
+                self._link.send(Settled(self._port, number, back, self._consumer.recalled(items=items), size))
                 self._producer.settled()
             case Answer():
                 self._answered(message)

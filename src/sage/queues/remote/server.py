@@ -12,7 +12,7 @@ from sage.errors import QueueError
 from sage.queues.remote.link import PATIENCE_S
 from sage.queues.remote.messages import Attach, Attached, Detach, Message, Refused, decode, encode, short
 from sage.queues.remote.ports import Port
-from sage.queues.remote.producing import WINDOW_BYTES
+from sage.queues.remote.sending import WINDOW_BYTES
 from sage.queues.remote.service import Service
 from sage.queues.remote.stream import ID_BYTES, NOBODY, Header, Sort, Stream, split
 from sage.queues.remote.transport import Listener, Parts

@@ -9,8 +9,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from sage.queues.remote.feeding import Feeding
-from sage.queues.remote.messages import Ask, Back, Demand, Items, Message, Need, Refused, Settled, frame_of
+from sage.queues.remote.feeding import CALL_S, Feeding
+from sage.queues.remote.messages import (
+    Ask,
+    Back,
+    Demand,
+    Items,
+    Message,
+    Need,
+    Refused,
+    Returned,
+    Settled,
+    frame_of,
+)
 from sage.queues.remote.ports import Port
 from sage.queues.remote.producing import kept_places
 from sage.queues.remote.settling import NEVER
@@ -45,6 +56,7 @@ class Service(Taking, Feeding):
             self._remove_if_over(port)
             port.upto = port.delivered
             self._confirm(port, port.delivered)
+            self._take_back(port)
             port.needed = port.needed_size = 0
         for number in list(self._rounds):
             self._answered(number, port)
@@ -64,22 +76,30 @@ class Service(Taking, Feeding):
                 self._release(port, places, size)
             case Demand(upto=upto, got=got):
                 self._demand(port, upto, got)
+            case Returned():
+                self._return(port, frame_of(message, parts))
             case Settled(round=number, back=back, got=got, size=size):
                 self._release(port, back, size)
+                self._take_back(port)
                 self._confirm(port, got)
                 port.needed = port.needed_size = 0  # whoever still needs some says so again
                 self._answered(number, port)
-            case Ask(what="room"):
-                self._ask_room(port, message)
-            case Ask(what="items"):
-                self._ask_items(port, message)
-            case Ask(what="size"):
-                self._settle(False, lambda: self._answer(port, message, self.queue.size()))
-            case Ask(what="depth"):
-                self._answer(port, message, self.queue.size())
-            case Ask(what="close"):
-                self._close_queue(lambda: self._answer(port, message, 0))
-            case Ask(what="look"):
+            case Ask():
+                self._asked(port, message)
+
+    def _asked(self, port: Port, question: Ask) -> None:
+        match question.what:
+            case "room":
+                self._ask_room(port, question)
+            case "items":
+                self._ask_items(port, question)
+            case "size":
+                self._settle(False, lambda: self._answer(port, question, self.queue.size()))
+            case "depth":
+                self._answer(port, question, self.queue.size())
+            case "close":
+                self._close_queue(lambda: self._answer(port, question, 0))
+            case "look":
                 self._accept(port)
                 port.prompt = port.accepted < port.frames or bool(port.waiting_frames)
 
@@ -89,7 +109,8 @@ class Service(Taking, Feeding):
             self._accept_at = NEVER
             for port in list(self._ports):
                 self._accept(port)
-        return min(self._accept_at, self._give_up_on_silent(now))
+        again = now + CALL_S if self.queue.is_wanted() and self._call_for_items() else NEVER
+        return min(self._accept_at, self._give_up_on_silent(now), again)
 
     def close(self) -> None:
         """Tell all clients that the queue is gone, and end the threads."""
@@ -103,6 +124,7 @@ class Service(Taking, Feeding):
             port.client.send(Refused(port.number, "E506", "the owner of the queue ended"))
             self._release(port, port.places)
             self._confirm(port, port.delivered)
+            self._take_back(port)
         for thread in (self._feeder, self._granter):
             if thread is not None:
                 thread.join()

@@ -42,20 +42,26 @@ class Settling:
     def settle(self, timeout_s: float, *, places: bool = True) -> None:
         """See `Settles`."""
         done = threading.Event()
-        self._settle(places, done.set, timeout_s)
+        self._settle(places, done.set, timeout_s, items=not places)
         done.wait(timeout_s)
 
-    def _settle(self, places: bool, then: Callable[[], None], timeout_s: float = SETTLE_S) -> None:
-        """Recall what clients hold, and do `then` when all have answered or it is too late."""
+    def _settle(
+        self, places: bool, then: Callable[[], None], timeout_s: float = SETTLE_S, *, items: bool = False
+    ) -> None:
+        """Recall what clients hold, and do `then` when all have answered or it is too late.
+
+        With `items` somebody waits for some: also those that were sent to consumers which do not get them.
+        """
         with self._lock:
             closed = self.queue.closed
+            items = items and not closed
             asked = {port for port in self._ports if port.is_worth_asking(closed)}
             if asked:
                 self._round += 1
                 self._rounds[self._round] = _Round(asked, time.monotonic() + timeout_s, then)
             for port in asked:
                 port.knows_closed = closed
-                port.client.send(Recall(port.number, self._round, places, closed))
+                port.client.send(Recall(port.number, self._round, places, closed, items))
         if asked:
             self._wake()
         else:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from sage.queues.remote.transport import Part, Parts
 
-VERSION = 1
+VERSION = 2
 ID_BYTES = 8
 NOBODY = bytes(ID_BYTES)
 """The life of a server that a client does not know yet."""

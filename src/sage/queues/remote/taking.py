@@ -12,7 +12,7 @@ from sage.errors import QueueClosed, QueueError
 from sage.queues.frames import Frame
 from sage.queues.remote.messages import Accepted, Ask, Grant, Recall, Rejected, short
 from sage.queues.remote.ports import Port
-from sage.queues.remote.producing import WINDOW_BYTES
+from sage.queues.remote.sending import WINDOW_BYTES
 from sage.queues.remote.settling import NEVER, WAIT_S, Settling
 from sage.queues.serving import Served
 
