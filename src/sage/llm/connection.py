@@ -28,7 +28,7 @@ class Connection(asyncio.Protocol):
     """One connection to the endpoint: one answer after the other."""
 
     def __init__(self, parser: Callable[[Connection], Any]) -> None:
-        self.is_free_since = 0.0
+        self.free_since = 0.0
         self._make_parser = parser
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None

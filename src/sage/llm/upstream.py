@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from sage.errors import MissingDependency
 from sage.llm.answer import (
@@ -106,17 +107,19 @@ class Upstream:
             self._release(connection)
 
     def _kept(self) -> Connection | None:
+        old = asyncio.get_running_loop().time() - KEEPALIVE_S
         while self.idle:
             connection = self.idle.pop()
-            if connection.is_usable():
+            if connection.is_usable() and connection.free_since > old:
                 return connection
+            connection.abort()
         return None
 
     async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                made = lambda: Connection(self._parser)  # noqa: E731
+                made = partial(Connection, self._parser)
                 _, connection = await loop.create_connection(made, self._host, self._port, ssl=self._tls)
         except TimeoutError:
             raise ConnectTimeout from None
@@ -131,7 +134,7 @@ class Upstream:
             connection.abort()
             return
         loop = asyncio.get_running_loop()
-        connection.is_free_since = loop.time()
+        connection.free_since = loop.time()
         self.idle.append(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(KEEPALIVE_S, self._close_old)
@@ -139,6 +142,6 @@ class Upstream:
     def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
         old = loop.time() - KEEPALIVE_S
-        while self.idle and (self.idle[0].is_free_since <= old or not self.idle[0].is_usable()):
+        while self.idle and (self.idle[0].free_since <= old or not self.idle[0].is_usable()):
             self.idle.pop(0).abort()
         self._sweep = loop.call_later(KEEPALIVE_S / 4, self._close_old) if self.idle else None

@@ -28,7 +28,8 @@ nothing, and a jump that requests in flight cannot explain (capacity went or cam
 A fall is a special jump: a server that lost capacity may collapse under what is in flight, where each round would take
 many times as long. So a round that goes so badly is broken off, and where throughput fell by more than fewer requests
 and longer prompts explain, the next rounds are at `RETREAT` of n: it costs little where the server only became slower.
-Part of a fall in the slope instead would look like e = 1, and raise the limit just then.
+Part of a fall in the slope instead would look like e = 1, and raise the limit just then. Only where answers are
+streamed: a round of whole answers is a few of them, and falls by so much by chance.
 
 Others
 ------
@@ -272,7 +273,9 @@ class AdaptiveLimit:
 
     def _collapses(self, now: float) -> bool:
         """The round under way should have ended, and goes so badly that its end need not be waited for."""
-        if self._last is None or not self._streamed or self._work < SEEN_TOKENS * self.in_flight or now <= self._began:
+        if self._last is None or not self._streamed or not self._has_something(now):
+            return False
+        if self._work < SEEN_TOKENS * self.in_flight:
             return False
         expected = math.exp(self._last.log_throughput) * (now - self._began)
         return self._done(now) * expected > self._work and _fall(self._last, self._point(now)) > COLLAPSE
@@ -287,14 +290,18 @@ class AdaptiveLimit:
     def _forget(self) -> None:
         self._changes, self._boost, self._direction = [], SURPRISED_BOOST, 0.0
 
+    def _has_something(self, now: float) -> bool:
+        """The round has lasted, with requests in flight, and brought something."""
+        return now > self._began and self._area > 0 and self._work > 0
+
     def _point(self, now: float) -> Point:
-        """Of the round so far, which has lasted and brought something."""
+        """Of the round so far, which `_has_something`."""
         duration = now - self._began
         return Point(math.log(self._area / duration), math.log(self._work / duration), self._prompts / self._work)
 
     def _end_round(self, now: float) -> None:
         self._pass(now)
-        if now <= self._began or self._work <= 0:
+        if not self._has_something(now):
             return
         point = self._point(now)
         if math.exp(point.log_in_flight) < FILLED * self.limit - 0.5:
@@ -304,7 +311,7 @@ class AdaptiveLimit:
         self._upper = not self._upper
         if last is None:
             return
-        if _fall(last, point) > FALL:
+        if self._streamed and _fall(last, point) > FALL:
             self._retreat(now)
             return
         self._remember(last, point)
