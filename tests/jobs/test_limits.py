@@ -89,8 +89,10 @@ def test_jobs_wait_for_processors_and_for_others_of_their_user(
     managed: Managed, wait_until: Wait, tmp_path: Path
 ) -> None:
     managed.start("--processors", "3", "--places", "10", "--max-jobs-per-user", "2")
-    first = managed.submit(HELD, processors=2, user="anna")
+    told = HELD + 'Path("threads").write_text(os.environ["OMP_NUM_THREADS"])\n'
+    first = managed.submit(told, processors=1.5, user="anna")
     wait_until((tmp_path / "working").exists)
+    assert (tmp_path / "threads").read_text() == "2"
     large = managed.submit(HELD, processors=2, user="otto")
     second = managed.submit(HELD, user="anna", places=10)
     third = managed.submit(HELD, user="anna")
@@ -98,7 +100,7 @@ def test_jobs_wait_for_processors_and_for_others_of_their_user(
     places = managed.submit(HELD, user="otto", places=1)
     reasons = {job: managed.client.show(job)["reason"] for job in (large, third, places)}
     assert reasons == {
-        large: "needs 2 processors, and 1 of 3 are free",
+        large: "needs 2 processors, and 1.5 of 3 are free",
         third: "anna has 2 jobs already, which is all that one may have",
         places: "needs 1 places at endpoints, and 0 of 10 are free",
     }

@@ -34,6 +34,8 @@ from sage.settings import inherit
 
 ABORT_GRACE_S = 10.0
 """From the request to end at once until everything is killed."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+"""How numeric libraries learn how many threads to start: else in each process as many as there are processors."""
 KILL_GRACE_S = 5.0
 """For killed processes to be gone."""
 NOT_STARTED = 127
@@ -78,7 +80,14 @@ def _see_to(folder: JobFolder, run: RunFolder, lock: int) -> None:
         inherit(variables)  # what was started up to here is not the job's own
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         os.putenv(MARK, str(folder.path))
+        _limit_threads(spec.get("processors", 0.0))
         run.write_end(_run_to_the_end(folder, run, spec, lock))
+
+
+def _limit_threads(processors: float) -> None:
+    if processors:
+        for name in THREADS:
+            os.putenv(name, str(math.ceil(processors)))
 
 
 def _run_to_the_end(folder: JobFolder, run: RunFolder, spec: dict[str, Any], lock: int) -> End:
