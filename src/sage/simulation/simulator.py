@@ -230,7 +230,7 @@ def _check_lengths(job: JobModel, most: int) -> None:
         if longest > most:
             raise UsageError(
                 "E104", "this request is longer than an endpoint takes", at=f"job {job.name}, request {number}",
-                got=f"{longest} tokens", expected=f"at most {most}", try_="another profile, or a trace that asks for less",
+                got=f"{longest} tokens", expected=f"at most {most}", try_="another profile, or shorter requests",
             )  # fmt: skip
 
 
