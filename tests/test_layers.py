@@ -56,6 +56,7 @@ LAZY_MODULES = {
     "sage.runtime.eventloop",  # the same
     "sage.runtime.async_worker",  # the same
     "sage.runtime.durability.directory",  # SQLite
+    "sage.runtime.durability.near",  # SQLite
     "sage.runtime.durability",  # the same
     "sage.runtime.durability.far",  # the same
     "sage.connectors.sqlite_table",  # sqlite3

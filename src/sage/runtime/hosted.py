@@ -133,7 +133,7 @@ class HostProgram:
 
             name = f"{name_of(self._number)}-{os.getpid()}"
             return FarJournals(journal, name, self._asking.ask, self._asking.tell, self._journal_failed)
-        from sage.runtime.durability.directory import StepJournals  # SQLite, which other runs do not need
+        from sage.runtime.durability.near import StepJournals  # SQLite, which other runs do not need
 
         reuse = None if journal.reuse is None else Path(journal.reuse)
         folder, failed = Path(journal.folder), self._journal_failed

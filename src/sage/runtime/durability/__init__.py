@@ -10,6 +10,7 @@ off.
     manifest.py     what the job is, so that another one is recognised; fingerprint.py  what an operator is
     checkpoint.py   positions, outputs and states, all as of one moment
     opening.py      how the directory is made, and made ready for the next run
+    journals.py     the step journals of a host: near.py  where it sees the directory, far.py  where it asks the driver
     directory.py    all of it put together, as `durable.py` asks for it
     doubts.py       what of a pipeline is not kept as the rest is
     billing.py      what calls came to
