@@ -109,7 +109,8 @@ class Service(Taking, Feeding):
             self._accept_at = NEVER
             for port in list(self._ports):
                 self._accept(port)
-        again = now + CALL_S if self.queue.is_wanted() and self._call_for_items() else NEVER
+        wanted = self.queue.is_wanted() or any(port.takes_items for port in list(self._ports))
+        again = now + CALL_S if wanted and self._call_for_items() else NEVER
         return min(self._accept_at, self._give_up_on_silent(now), again)
 
     def close(self) -> None:
