@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from simulated_disk import Directory
-from simulated_hosts import MOST_OPEN, Attempt
+from simulated_home import MOST_OPEN
+from simulated_hosts import Attempt
 from simulated_world import World as BareWorld
 
 from sage.errors import HostError, SageError
