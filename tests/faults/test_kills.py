@@ -7,12 +7,16 @@ import pytest
 from harness import FULL, CrashPoints, History, Workload, killed_and_resumed, nemesis
 
 KILLS = 5 if FULL else 3
-SEEDS = range(1, 16) if FULL else (1, 2)
+KINDS = ("async", "threads", "ordered", "index")
+KILLED = (
+    [(kind, seed) for kind in KINDS for seed in range(1, 16)]
+    if FULL
+    else [("async", 1), ("threads", 2), ("ordered", 1), ("ordered", 2), ("index", 1)]
+)
 POINTS = range(1, 201) if FULL else (1, 2, 3, 5, 8, 13, 21, 34)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", ["async", "threads", "ordered", "index"])
+@pytest.mark.parametrize(("kind", "seed"), KILLED)
 def test_a_job_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, kind: str, seed: int) -> None:
     options = {name: kind == name for name in ("threads", "ordered", "index")}
     workload = Workload(tmp_path, call_s=0.005, **options)  # type: ignore[arg-type]
