@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sage.errors import QueueClosed
-from sage.queues import Queue
+from sage.queues import Queue, SharedMemoryQueue
 from sage.record import Batch
 from sage.runtime.edges import LARGEST_ITEM_BYTES, Item, Outlet
 from sage.runtime.inbox import Inbox, Supply
@@ -72,7 +72,10 @@ class RoutedOutlet(Outlet):
 
 
 def move(queues: Sequence[Queue[Item]], router: Router, host: int) -> None:
-    """Offer the next piece that waits in the queue of `host` to all of them anew."""
+    """Offer the next piece that waits in the queue of `host` to all of them anew, if that is in memory shared with it:
+    over a link more would be sent ahead to this end than it gets, and be lost to the host when the input ends."""
+    if not isinstance(queues[host], SharedMemoryQueue):
+        return
     with suppress(queue.Empty, QueueClosed):  # it was begun meanwhile, or the run ends
         item = queues[host].get_nowait()
         queues[router.again(host, item[COUNT])].put(item)
