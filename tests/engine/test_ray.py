@@ -99,7 +99,7 @@ def test_two_hosts_have_one_connection_however_many_edges(edges: int, monkeypatc
 
     def build(stream: sage.Stream) -> sage.Stream:
         for number in range(edges):
-            stream = stream.map(node_of, name=f"away {number}").map(count, name=f"home {number}")
+            stream = stream.map(node_of, name=f"away-{number}").map(count, name=f"home-{number}")
         return stream
 
     monkeypatch.setattr(ray_engine, "serve", noted)

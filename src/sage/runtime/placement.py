@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sage.flow.graph import Edge, ExecutionGraph, Mode, TaskPlan
 
@@ -33,8 +33,9 @@ class Placement:
     """By task: the host of each instance."""
     queued: frozenset[str]
     """Tasks whose producers and instances are not all in one host."""
-    routed: frozenset[str] = frozenset()
-    """Those of them whose hosts each have a queue of their own: a router at home chooses, as the scheduler says."""
+    routed: Mapping[str, int] = field(default_factory=dict)
+    """Those of them whose hosts each have a queue of their own, where a router at home chooses, as the scheduler says;
+    and how many calls an instance runs at once."""
     why: tuple[Placed, ...] = ()
     """Of the instances that are not at home."""
 
@@ -48,11 +49,12 @@ class Placement:
         return [instance for instance, place in enumerate(self.hosts[task.name]) if place == host]
 
     def slots(self, task: TaskPlan) -> dict[int, int]:
-        """By host that `task` runs on: how many instances of it. If it is routed, its queues are in this order."""
-        return dict(sorted(Counter(self.hosts[task.name]).items()))
+        """By host that `task` runs on: how many calls it runs there. If it is routed, its queues are in this order."""
+        each = self.routed.get(task.name, 1)
+        return {host: count * each for host, count in sorted(Counter(self.hosts[task.name]).items())}
 
     def routes(self, task: TaskPlan) -> Sequence[int]:
-        """The instances on each host, of a task that is routed."""
+        """The calls on each host, of a task that is routed."""
         return list(self.slots(task).values()) if task.name in self.routed else ()
 
 
@@ -81,19 +83,19 @@ def place(graph: ExecutionGraph, processes: int) -> Placement:
 def with_routes(graph: ExecutionGraph, placement: Placement) -> Placement:
     """`placement`, where a router chooses for each piece of work of the tasks of which that can be done at home.
 
-    Not of those whose instances are bound by keys, nor of those that take records from one queue as their calls end.
+    Not of those whose instances are bound by keys or an order, nor of those that find out how many calls they run.
     """
     hosts, queued = placement.hosts, placement.queued
-    routed = frozenset(
-        task.name
+    routed = {
+        task.name: graph.steps[task.name].concurrency if task.mode is Mode.THREADS else 1
         for task in graph.tasks
         if task.name in queued
         and len(set(hosts[task.name])) > 1
-        and task.mode is Mode.INLINE
-        and not task.keyed
+        and (task.mode is Mode.INLINE or (task.mode is Mode.THREADS and not graph.steps[task.name].adaptive))
+        and not (task.keyed or task.ordered)
         and HOME not in hosts[task.name]
         and all(set(hosts[graph.task_of(edge.output.step).name]) == {HOME} for edge in edges_into(graph, task))
-    )
+    }
     return replace(placement, routed=routed)
 
 
