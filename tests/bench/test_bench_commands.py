@@ -38,7 +38,8 @@ def test_bench_writes_results_and_says_what_they_are(tmp_path: Path, capsys: pyt
     assert main(command) == 0
     assert "Node scaling: virtual time, simulated endpoint" in capsys.readouterr().out
     assert (tmp_path / "results" / "scaling" / "report.html").exists()
-    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--resume", "--seed", "9"]) == 2
+    assert "E150 these results are of another version, or of other options" in capsys.readouterr().err
 
 
 def test_queues_are_verified(tmp_path: Path) -> None:
