@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from operator import length_hint
 from sys import getsizeof
 
@@ -165,7 +166,7 @@ class MeasuredQueue(LocalQueue[Item]):
         sizes: list[int] = []
         free = self._max_bytes - self._bytes
         for item in items[: max(0, self._spare() + length_hint(self._room))]:
-            size = size_of(item)
+            size = getsizeof(item) if type(item) in LEAVES else size_of(item)
             if size > self._max_bytes and not sizes:
                 raise self._too_large(size)
             if size > free:
@@ -174,8 +175,8 @@ class MeasuredQueue(LocalQueue[Item]):
             free -= size
             sizes.append(size)
         taken = super()._put_some(items[: len(sizes)])
-        for size in sizes[:taken]:
-            self._account(size, 1)
+        for size, run in groupby(sizes[:taken]):
+            self._account(size, len(list(run)))
         return taken
 
     def _accept(self, frame: Frame, items: list[Item]) -> bool:
