@@ -119,7 +119,20 @@ def test_a_job_goes_on_where_its_driver_was_killed(
 ) -> None:
     (tmp_path / "job.py").write_text(JOB)
     calls = tmp_path / "calls"
-    told = ["sage", "run", "job.py", "--address", two_nodes.address, "--hosts", "2", "--job-dir", "job", "--quiet"]
+    told = [
+        sys.executable,
+        "-m",
+        "sage",
+        "run",
+        "job.py",
+        "--address",
+        two_nodes.address,
+        "--hosts",
+        "2",
+        "--job-dir",
+        "job",
+        "--quiet",
+    ]
     command = two_nodes.command(told)
     with subprocess.Popen(command, cwd=tmp_path) as driver:
         wait_until(lambda: calls.exists() and len(calls.read_text().splitlines()) > 100)
