@@ -25,7 +25,7 @@ class First(Source):
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
             raise PipelineError("E217", "First needs a Source", got=self.source, try_="First(Csv(path), 20)")
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+        if type(self.count) is not int or self.count < 1:  # True is no count
             raise PipelineError("E217", "wrong count for First", got=repr(self.count), expected="a whole number from 1")
 
     @property
