@@ -246,7 +246,7 @@ def test_cleanup_asks_and_reads_the_answer_from_a_pipe(managed: Managed, wait_un
     assert managed.processes() == []
     assert clean(managed, "--dry-run")[1].count(str(managed.folder.path)) == 0
     managed.start()
-    assert managed.client.show(job)["state"] == "LOST"
+    wait_until(lambda: managed.client.show(job)["state"] == "LOST")
 
 
 def test_cleanup_with_yes(managed: Managed, tmp_path: Path) -> None:
