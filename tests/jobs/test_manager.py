@@ -136,9 +136,9 @@ def test_a_start_delay_is_waited_for(managed: Managed) -> None:
     assert found["changes"][0]["at"] - found["submitted_at"] >= 0.39
 
 
-@pytest.mark.parametrize(
-    ("source", "code"),
-    [
+def test_files_that_cannot_run(managed: Managed) -> None:
+    managed.start()
+    for source, code in (
         ("import nothing_of_this_name\n", "E250"),
         ("pipeline = (\n", "E251"),
         ("x = 1\n", "E125"),
@@ -147,20 +147,11 @@ def test_a_start_delay_is_waited_for(managed: Managed) -> None:
         (HEAD + "os.kill(os.getpid(), signal.SIGKILL)\n", "E822 the process of the job was killed by SIGKILL"),
         (HEAD + "os._exit(0)\n", "E822 the file ended before its pipelines had"),
         (HEAD + "os.abort()\n", "E822 the process of the job was killed by SIGABRT"),
-    ],
-)  # fmt: skip
-def test_a_file_that_cannot_run(managed: Managed, source: str, code: str) -> None:
-    managed.start()
-    job = managed.submit(source)
-    found = managed.end_of(job)
-    assert found["state"] == "FAILED"
-    assert found["reason"].startswith(code)
-
-
-def test_a_scheduler_that_there_is_not(managed: Managed) -> None:
-    """Its file could have registered it: so this is known when it runs."""
-    managed.start()
-    found = managed.end_of(managed.submit(QUICK, scheduler="nope"))
+    ):
+        found = managed.end_of(managed.submit(source))
+        assert found["state"] == "FAILED", source
+        assert found["reason"].startswith(code), source
+    found = managed.end_of(managed.submit(QUICK, scheduler="nope"))  # its file could have registered it
     assert found["state"] == "FAILED"
     assert "E246 there is no such scheduler: got nope" in managed.log(found["id"])
 
