@@ -30,15 +30,17 @@ TRY_S, LONGEST_TRY_S = 60.0, 960.0
 GROWTH = 0.03
 """Of the ceiling, for a first trial; doubled each time that it goes well."""
 AT_IT = 0.9
-"""So much of the ceiling runs: it is what keeps the others out."""
+"""So much of the ceiling is there: it is what keeps the others out."""
 
 
 class Look(NamedTuple):
-    """Our requests at the endpoint in one `LOOK_S`: how many ran, and how many waited in every moment of it."""
+    """Our requests at the endpoint in one `LOOK_S`: how many ran, how many waited in every moment of it, and how many
+    were there at most, with those that had just arrived."""
 
     running: float
     waiting: float
-    sure: bool = True
+    sure: bool
+    there: int
 
     @property
     def crowded(self) -> bool:
@@ -49,6 +51,8 @@ class Look(NamedTuple):
 class _Window:
     """What was counted since the last look."""
 
+    there: int = 0
+    """The most."""
     running: int = 0
     """The most that had a first token."""
     waiting: float = math.inf
@@ -64,7 +68,7 @@ class Headroom:
         self.ceiling = math.inf
         self._looks: deque[Look] = deque(maxlen=LOOKS)
         self._window = _Window()
-        self._told = Look(0.0, 0.0)
+        self._told = 0.0, 0.0
         self._told_at = self._looked_at = self._changed_at = -math.inf
         self._pause_s, self._step = TRY_S, 1.0
         self._trying = False
@@ -74,12 +78,13 @@ class Headroom:
     def told(self, now: float, in_flight: int, running: float, waiting: float) -> None:
         """By the endpoint, of everybody's requests, of which `in_flight` are ours."""
         ours = min(1.0, in_flight / max(1.0, running + waiting))
-        self._told, self._told_at = Look(running * ours, waiting * ours), now
+        self._told, self._told_at = (running * ours, waiting * ours), now
 
     def counted(self, now: float, in_flight: int, waiting: int, silent: int) -> None:
         """By us, whenever something happened: `waiting` have no first token yet; whether the `silent` ones have one
         cannot be seen, because their answers come whole."""
         window = self._window
+        window.there = max(window.there, in_flight)
         window.running = max(window.running, in_flight - waiting)
         window.waiting = min(window.waiting, waiting)
         window.unknown = min(window.unknown, waiting + silent)
@@ -88,10 +93,11 @@ class Headroom:
             self._window, self._looked_at = _Window(), now
 
     def _look(self, now: float) -> Look:
-        window, told = self._window, self._told
+        window = self._window
         if now - self._told_at > BELIEVED_S:
-            return Look(window.running, window.waiting)
-        return Look(told.running, min(told.waiting, window.unknown), window.waiting > 0)
+            return Look(window.running, window.waiting, True, window.there)
+        running, waiting = self._told
+        return Look(running, min(waiting, window.unknown), window.waiting > 0, window.there)
 
     def _see(self, now: float, look: Look) -> None:
         self._looks.append(look)
@@ -99,7 +105,7 @@ class Headroom:
         if sure or self._all(LOOKS, lambda each: each.crowded):
             self._be_crowded(now, look.running, look.running + look.waiting)
         elif self._all(LOOKS, lambda each: not each.crowded):
-            self._be_clear(now, max(each.running for each in self._looks))
+            self._be_clear(now, max(each.running for each in self._looks), max(each.there for each in self._looks))
 
     def _all(self, count: int, says: Callable[[Look], bool]) -> bool:
         """So many looks have been taken, and the last of them say so."""
@@ -119,11 +125,11 @@ class Headroom:
             self._helps = False
         self._set(now, running)
 
-    def _be_clear(self, now: float, running: float) -> None:
+    def _be_clear(self, now: float, running: float, there: int) -> None:
         self._helps = True
         if running > self.ceiling:
             self._set(now, running)
-        elif running >= AT_IT * self.ceiling - 1:
+        elif there >= AT_IT * self.ceiling - 1:
             if self._trying:
                 self._trying = False
                 self._pause_s, self._step = 0.0, 2 * self._step

@@ -101,6 +101,11 @@ class Waiting:
                         raise nothing
                     if nothing is Full or self._ring.end():
                         raise closed_error(self._queue_id)
+                    if deadline is not None and now >= max(deadline, patience):
+                        raise nothing  # what is left is lent to a process that stands still
+                if now - watched >= _WATCH_S:
+                    self._ring.recover()
+                    watched = now
                 self.call(claims)
                 side.bell.wait(_CALL_AGAIN_S)
                 continue

@@ -258,7 +258,7 @@ class CrossingWiring(Wiring):
         """`host` has done so much of what a router here gave to it."""
         places = self._placement.slots(self.graph.task_of(task))
         busy = self.routers[task].done(list(places).index(host), records, took_s)
-        if busy is not None:
+        if busy is not None and not self.context.control.aborted.is_set():
             move(self._queues[task], self.routers[task], busy)
 
     def has_ahead(self, task: str) -> bool:
