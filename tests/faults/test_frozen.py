@@ -48,7 +48,7 @@ def stands_still_outside_a_transaction(pid: int, folder: Path) -> bool:
     os.kill(pid, signal.SIGSTOP)
     os.waitpid(pid, os.WUNTRACED)
     try:
-        for path in (folder / "job" / "journal.db", folder / "out.db"):
+        for path in (folder / "job" / "journal.db", folder / "out.db", folder / "out.kv"):
             with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
                 database.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError:

@@ -114,16 +114,27 @@ def test_references_go_across(hosted: Hosted, there: On) -> None:
 
 
 def test_the_killed_actor_is_noticed(hosted: Hosted, there: On) -> None:
-    def wait(descriptor: RayQueueDescriptor) -> str:
+    def wait(descriptor: RayQueueDescriptor, told: RayQueueDescriptor) -> str:
+        q = descriptor.open()
+        assert q.get() == "are you there?"
+        with told.open() as answers:
+            answers.put("yes")
+            answers.wait_for_pending_puts(DEADLINE_S)
+            answers.detach()
         try:
-            descriptor.open().get()
+            q.get()
         except QueueBroken:
             return "broken"
         return "item"
 
-    descriptor, _ = hosted
-    waiting = there(wait, descriptor)
-    assert not ray.wait([waiting], timeout=0.3)[0]
+    descriptor, made = hosted
+    made.put("are you there?")
+    told = RayQueueDescriptor(maxsize=10)
+    answers = told.create()
+    waiting = there(wait, descriptor, told)
+    assert answers.get(timeout=DEADLINE_S) == "yes"
+    answers.close()
+    answers.detach()
     here = ray.get_runtime_context().get_node_id()
     attachment = ray.get(ray.get_actor(descriptor.actor_name).attach.remote(descriptor.queue_id, here))
     os.kill(attachment.process, signal.SIGKILL)
