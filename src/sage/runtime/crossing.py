@@ -132,9 +132,7 @@ class CrossingWiring(Wiring):
         return supply
 
     def _queue_of(self, task: TaskPlan, instance: int) -> int:
-        if task.name in self._placement.routed:
-            return list(self._placement.slots(task)).index(self._number)
-        return instance if task.keyed else 0
+        return instance if task.keyed else 0  # of a routed task there is only this host's own
 
     def inbox(self, task: TaskPlan, instance: int) -> Inbox:
         """Several workers, or an event loop, take from an inbox, and a carrier from the queue."""

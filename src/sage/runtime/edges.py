@@ -146,10 +146,16 @@ class Outlet:
         if now - self._since_s > SPAN_S:
             each_s = (self.records - self._before) / (now - self._since_s) / self._instances
             self._used_soon, self._since_s, self._before = each_s * SOON_S, now, self.records
-        if now - started > SLOW_S or size_bytes > LARGEST_ITEM_BYTES:
+        is_slow, is_sole = now - started > SLOW_S, self._instances == 1
+        if is_slow or is_sole:
+            self._seen = float(is_slow)
+        if size_bytes > LARGEST_ITEM_BYTES or (is_slow and not is_sole):
             self._size = max(1, self._size // 2)
-            self._seen = 1.0  # it had to wait
-        elif self._size < self._largest and size_bytes <= LARGEST_ITEM_BYTES // 2 and now >= self._look_at_s:
+        elif self._size >= self._largest or size_bytes > LARGEST_ITEM_BYTES // 2:
+            return
+        elif is_sole:  # nobody else could have a part of it: of whom waits for all, less at a time is only more work
+            self._size = min(self._largest, self._size * 2)
+        elif now >= self._look_at_s:
             if self._size * 2 <= self._used_soon or self._is_drained():
                 self._size = min(self._largest, self._size * 2)
             looked = time.monotonic()  # from another node it is a question, for which nothing else should wait often

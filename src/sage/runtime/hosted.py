@@ -43,6 +43,7 @@ from sage.runtime.messages import (
     Trying,
     name_of,
 )
+from sage.runtime.placement import queues_at
 from sage.runtime.reports import LettersOnTheWay, Reports
 from sage.runtime.stage import figures_of
 from sage.runtime.stats import StepStats
@@ -102,7 +103,13 @@ class HostProgram:
         return not stuck
 
     def _set_up(self, plan: Plan) -> None:
-        opened = {task: [descriptor.open() for descriptor in some] for task, some in plan.queues.items()}
+        opened = {
+            task: [
+                way.open()
+                for way in queues_at(self._number, plan.graph, plan.graph.task_of(task), plan.placement, some)
+            ]
+            for task, some in plan.queues.items()
+        }
         self._queues: list[Queue[Item]] = [queue for some in opened.values() for queue in some]
         self._hosts = plan.placement.count
         self._reports = Reports(self._number, self._send, self._hosts)

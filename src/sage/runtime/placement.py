@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from sage.flow.graph import Edge, ExecutionGraph, Mode, TaskPlan
 
+Each = TypeVar("Each")
 HOME = 0
 """The host that is the user's own process: sources, sinks, reductions, and steps whose calls overlap run there."""
 
@@ -97,6 +99,16 @@ def with_routes(graph: ExecutionGraph, placement: Placement) -> Placement:
         and all(set(hosts[graph.task_of(edge.output.step).name]) == {HOME} for edge in edges_into(graph, task))
     }
     return replace(placement, routed=routed)
+
+
+def queues_at(
+    host: int, graph: ExecutionGraph, task: TaskPlan, placement: Placement, queues: Sequence[Each]
+) -> Sequence[Each]:
+    """Those of a task's queues that `host`, which is not at home, puts into or takes from: each is a connection."""
+    if task.name in placement.routed:
+        places = list(placement.slots(task))
+        return [queues[places.index(host)]] if host in places else []
+    return queues if host in around(graph, task, placement.hosts) else []
 
 
 def edges_into(graph: ExecutionGraph, task: TaskPlan) -> list[Edge]:
