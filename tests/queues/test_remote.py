@@ -270,6 +270,17 @@ def test_a_consumer_that_leaves_gives_back_what_it_was_sent(served: Served) -> N
     assert queue.empty()
 
 
+def test_producers_of_few_items_leave_each_other_room_in_a_small_queue(served: Served) -> None:
+    queue = served.queue(64)
+    ends = [served.open(queue) for _ in range(4)]
+    for end in ends:
+        end.put(0)
+    assert [queue.get(timeout=DEADLINE_S) for _ in ends] == [0] * 4
+    free = queue.reserve(64)
+    queue.release(free)
+    assert free >= 64 // 2
+
+
 def test_whole_batches_of_many_are_put_as_they_are_or_not_at_all(served: Served) -> None:
     queue = served.queue(100)
     ends = [served.open(queue) for _ in range(3)]

@@ -30,7 +30,7 @@ from sage.runtime.router import most_of
 ITEMS_PER_WORKER = 2
 """Items that a queue holds for each instance behind it, or for each producer if these are more: with less room than
 producers, each item that is taken would wake them all."""
-MOST_FOR_PRODUCERS = 64
+MOST_FOR_PRODUCERS = 256
 """Items that a queue holds at most for the sake of producers."""
 LARGEST_ITEM = RECORDS_PER_BATCH // 4
 LARGEST_ITEM_BYTES = 1 << 20

@@ -12,7 +12,8 @@ from sage.errors import QueueBroken, QueueError
 from sage.queues.queue import BatchFull, Settings, deadline_of
 from sage.queues.remote.link import Link
 from sage.queues.remote.messages import Back
-from sage.queues.remote.sending import NEVER, TOGETHER, WINDOW_BYTES, Sending
+from sage.queues.remote.pace import Pace
+from sage.queues.remote.sending import FIRST_PLACES, MOST_PLACES, NEVER, TOGETHER, WINDOW_BYTES, Sending
 from sage.queues.sizes import weight_of, weight_of_all
 from sage.queues.waited import Waited
 
@@ -24,6 +25,7 @@ _IDLE_S = 0.2
 _CLOSE_S = 10.0
 _KEPT = 8  # places that an idle producer keeps, for an item that is in a hurry
 _KEPT_OF = 64  # but at most one of so many
+_SOME, _SOME_OF = 8, 16  # places of a small queue that a producer asks for: so many at least, and one of so many
 
 
 class Producer(Sending):
@@ -57,9 +59,10 @@ class Producer(Sending):
         if rest:
             self._put_some(rest, block, timeout)
 
-    def limit(self, kept: int, max_bytes: int | None) -> None:
-        """What the server said of the queue: how many places to keep when idle, and how many bytes fit."""
-        self.kept = kept
+    def limit(self, maxsize: int | None, max_bytes: int | None) -> None:
+        """What the server said of the queue: how many items fit, and how many bytes."""
+        self.kept = kept_places(maxsize)
+        self._pace = Pace(first_places(maxsize), MOST_PLACES)
         self._max_bytes = max_bytes or 0
 
     def _put_some(self, items: list[Any], block: bool, timeout: float | None) -> None:
@@ -348,3 +351,9 @@ def _shared_out(size: int, count: int) -> list[int]:
 def kept_places(maxsize: int | None) -> int:
     """How many places an idle producer keeps."""
     return _KEPT if maxsize is None else min(_KEPT, maxsize // _KEPT_OF)
+
+
+def first_places(maxsize: int | None) -> int:
+    """How many places a producer asks for before it is known to need more: of a small queue a part, or the first one
+    would have what all others wait for."""
+    return FIRST_PLACES if maxsize is None else min(FIRST_PLACES, max(min(maxsize, _SOME), maxsize // _SOME_OF))

@@ -31,7 +31,7 @@ from sage.queues.remote.messages import (
     Settled,
     frame_of,
 )
-from sage.queues.remote.producing import Producer, kept_places
+from sage.queues.remote.producing import Producer
 from sage.queues.remote.transport import Parts
 
 _EXIT_S = 5.0
@@ -73,7 +73,7 @@ class RemoteQueue(Queue[Item]):
             release(link)
             raise
         self._maxsize = attached.maxsize
-        self._producer.limit(kept_places(attached.maxsize), attached.max_bytes)
+        self._producer.limit(attached.maxsize, attached.max_bytes)
         _all.add(self)
 
     @property

@@ -27,8 +27,8 @@ TOGETHER = 1_000
 """Items of lists that are put one after the other travel together, so many at most."""
 NEVER = float("inf")
 _GAP_S = 0.000_2
-_FIRST = 256
-_MOST = 1 << 18
+FIRST_PLACES = 256
+MOST_PLACES = 1 << 18
 _FRAME_BYTES = 64 * 1024
 
 
@@ -74,7 +74,7 @@ class Sending:
         self._questions: dict[int, bool] = {}  # and whether they were answered
         self._closed = False
         self._broken: QueueBroken | None = None
-        self._pace = Pace(_FIRST, _MOST)
+        self._pace = Pace(FIRST_PLACES, MOST_PLACES)
         self._item_bytes = 4_096.0  # of late, with every frame it comes nearer to what is true
         self.kept = 0
         self.puts = self.batches = self.batch_items = self.bytes = 0
