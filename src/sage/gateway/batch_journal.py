@@ -27,9 +27,11 @@ class BatchJournal:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._sync is not None:  # a thread uses the file
-            await asyncio.wait([self._sync])
-        self._file.close()
+        try:
+            if self._sync is not None:  # a thread uses the file
+                await asyncio.wait([self._sync])
+        finally:  # also where the gateway ends at once
+            self._file.close()
 
     async def keep(self, result: Result) -> None:
         """Returns when it would survive a power failure. Raises OSError."""
