@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from sage.errors import QueueClosed, QueueError
 from sage.queues.frames import Frame
 from sage.queues.remote.messages import Accepted, Ask, Grant, Recall, Rejected, short
@@ -112,15 +110,17 @@ class Taking(Settling):
             self._wait_for_room()
 
     def _ask_room(self, port: Port, question: Ask) -> None:
+        """The bytes come on top of what `port` has: some of them at once, the others when all have settled."""
+        wanted = port.size + question.size
+
         def answer() -> None:
-            if not self._grant(port, max(1, question.count), question.size):
+            if not self._grant(port, max(1, question.count), max(0, wanted - port.size)):
                 port.needed = port.needed_size = 0
             self._answer(port, question, port.places)
 
         if self._grant(port, max(1, question.count), question.size):
             self._answer(port, question, port.places)
         else:
-            question = msgspec.structs.replace(question, size=max(0, question.size - port.size))
             self._settle(True, answer)
 
     def _put(self, port: Port, frame: Frame, *, prompt: bool) -> None:
