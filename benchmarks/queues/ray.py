@@ -60,7 +60,7 @@ def ray_here() -> Iterator[None]:
     """A Ray of this machine alone, for as long as it is measured."""
     if ray is None:
         raise NotMeasured("Ray is not installed")
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1_000_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=1_000_000_000, log_to_driver=False)
     try:
         yield
     finally:
