@@ -51,6 +51,8 @@ def test_a_good_endpoint(engine: Engine, endpoint: MisbehavingEndpoint) -> None:
     result = engine.run(asking(endpoint.url))
     assert answers(result) == ANSWERS
     assert {record["answered_by"] for record in result.collected()} == {MODEL}
+    step = step_of(result)
+    assert 0 < step.waits_s < step.busy_s, "each waits for its turn, if only for a moment"
 
 
 def test_several_endpoints_for_one_model(engine: Engine, endpoint: MisbehavingEndpoint) -> None:

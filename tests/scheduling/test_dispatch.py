@@ -77,8 +77,10 @@ def test_a_run_explains_who_ran_what(tmp_path: Path) -> None:
         "work/1 is in host 2: the process with the fewest (host 1 1, host 2 0)",
     ]
     assert lines[2].startswith("work: adaptive gives work to 2 hosts, ")  # nobody said which policy
-    assert [line.partition(":")[0] for line in lines[3:]] == ["host 1", "host 2", "last decision"]
-    assert lines[-1].startswith("last decision: would be done first (host 1 ")
+    assert [line.partition(":")[0] for line in lines[3:6]] == ["host 1", "host 2", "last decision"]
+    assert lines[5].startswith("last decision: would be done first (host 1 ")
+    assert [line.split()[0] for line in lines[6:]] == ["a", "read-Items", "work", "write-JsonLines"]
+    assert lines[6].split()[-3:] == ["begins", "after", "takes"]
 
 
 @pytest.fixture

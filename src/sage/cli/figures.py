@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -107,6 +108,11 @@ def endpoint_line(found: EndpointFigures) -> str:
     elif not found.is_open:
         parts.append(f"left alone for {seconds(found.opens_in_s)}")
     return f"{found.name}  {', '.join(parts)}"
+
+
+def line_width() -> int:
+    """Characters that a line of the terminal has room for; 99 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns - 1
 
 
 def columns_as_text(

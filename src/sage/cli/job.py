@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from sage.cli.commands import Group, debug_option, size_bytes, whole_number
+from sage.cli.figures import line_width
 from sage.cli.files import check_file
 from sage.cli.job_directory import bill, repair, verify
 from sage.cli.job_report import described, exit_code_of, explained, snapshot_of, table
@@ -171,7 +171,7 @@ def list_jobs(states: tuple[str, ...], to_json: bool) -> None:
     if to_json:
         click.echo(json.dumps({"jobs": jobs}))
     elif jobs:
-        click.echo("\n".join(table(jobs, _width())))
+        click.echo("\n".join(table(jobs, line_width())))
     else:
         say("there are no jobs" + (" in this state" if states else ""))
 
@@ -313,7 +313,3 @@ def _state(name: str) -> State:
 
 def _shown(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns - 1

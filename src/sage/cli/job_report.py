@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sage.cli.figures import clock, columns_as_text, count, seconds
-from sage.cli.why import placements, routes
+from sage.cli.figures import clock, columns_as_text, count, line_width, seconds
+from sage.cli.why import placements, routes, times
 from sage.errors import shorten
 from sage.jobs.states import State
 from sage.runtime.account import Account
@@ -114,6 +114,8 @@ def explained(found: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> It
             yield f"  {step['name']}: {busy:.0%} of {step['slots']:,} slots busy, {step['waiting']:,} records wait"
             if step["load"]:
                 yield f"    its buffer is {step['load']:.0%} full, {step['load_trend_per_s']:+.0%} a second"
+        for line in times(figures["steps"], line_width() - 2):
+            yield f"  {line}"
         if figures.get("bottleneck"):
             yield f"  {figures['bottleneck']} is what all others wait for"
 

@@ -6,7 +6,6 @@ import difflib
 import itertools
 import json
 import re
-import shutil
 import textwrap
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import click
 
 from sage.cli.commands import Group, debug_option, whole_number
-from sage.cli.figures import clock, columns_as_text, count, seconds
+from sage.cli.figures import clock, columns_as_text, count, line_width, seconds
 from sage.cli.stderr import say
 from sage.errors import UsageError, shorten
 from sage.queues import HandleView, QueueView, metrics_text, overview
@@ -51,7 +50,7 @@ def list_queues(to_json: bool, prometheus: bool) -> None:
     if to_json:
         click.echo(json.dumps({"queues": [_summary(found) for found in queues]}))
     elif queues:
-        click.echo("\n".join(table(queues, _width())))
+        click.echo("\n".join(table(queues, line_width())))
     else:
         say(NOBODY)
 
@@ -105,7 +104,7 @@ def _screen() -> Iterator[Callable[[list[QueueView]], None]]:
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_interactive:
-        yield lambda queues: click.echo("\n".join([*_looked(queues, _width()), ""]))
+        yield lambda queues: click.echo("\n".join([*_looked(queues, line_width()), ""]))
         return
     from rich.live import Live
     from rich.text import Text
@@ -216,7 +215,3 @@ def _percent(share: float | None) -> str:
 def _number(number: int, what: str) -> str:
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     return f"{number} {what if number == 1 else plural}"
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns - 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict
 from typing import Any
 
-from sage.cli.figures import count, seconds, step_table
+from sage.cli.figures import count, line_width, seconds, step_table
 from sage.cli.reasons import kinds_of, told
 from sage.connectors.output import FileSink
 from sage.connectors.sqlite import SQLite
@@ -44,13 +43,13 @@ def in_words(result: RunResult, pipeline: Pipeline) -> list[str]:
     if result.dead_letters is not None:
         shown = shorten(str(result.dead_letters), 300)
         lines.append(f"  dead letters are in {shown} (sage dead-letters list {shown})")
-        lines += told(kinds_of(result.dead_letters), _width())
+        lines += told(kinds_of(result.dead_letters), line_width())
     return lines
 
 
 def _table(result: RunResult) -> list[str]:
     rates = {step.name: _per_second(step.received, result) for step in result.steps}
-    return step_table(result.steps, rates, bottleneck_of(result), _width(), running=False)
+    return step_table(result.steps, rates, bottleneck_of(result), line_width(), running=False)
 
 
 def as_json(result: RunResult, pipeline: Pipeline) -> str:
@@ -117,7 +116,3 @@ def _dumped(**fields: Any) -> str:
 
 def _per_second(number: int, result: RunResult) -> float:
     return number / result.elapsed_s if result.elapsed_s > 0 else 0.0
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns - 1

@@ -49,7 +49,7 @@ FINISHED_WITH_DEAD_LETTERS = 8
 @click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
 @click.option("--json", "to_json", is_flag=True, help="The result as JSON on standard output, and nothing else there.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--explain", is_flag=True, help="Say at the end who ran what, and why: candidates, scores, choice.")
+@click.option("--explain", is_flag=True, help="Say at the end who ran what and why, and where the time went.")
 @debug_option
 @click.pass_context
 def run(

@@ -9,10 +9,11 @@ from typing import TextIO
 import click
 
 from sage.cli.commands import Invocation
+from sage.cli.figures import line_width
 from sage.cli.progress import View, view_for
 from sage.cli.report import as_json, in_words
 from sage.cli.stderr import say
-from sage.cli.why import placements, routes
+from sage.cli.why import placements, routes, times
 from sage.flow.pipeline import Pipeline
 from sage.runtime.job import Job
 from sage.runtime.outcome import RunOptions, RunResult, Status
@@ -68,6 +69,7 @@ class Watcher:
         if self.explain:
             placed, routed = [asdict(each) for each in result.placed], [asdict(each) for each in result.routes]
             lines = [*placements(placed), *routes(routed)] or ["everything ran in this process: there was no choice"]
+            lines += times([asdict(step) for step in result.steps], line_width() - 2)
             say("\n".join(["why", *(f"  {line}" for line in lines)]))
         if self.json_to is not None:
             click.echo(as_json(result, pipeline), file=self.json_to)

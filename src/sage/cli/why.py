@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sage.cli.figures import seconds
+from sage.cli.figures import columns_as_text, seconds
 
 MOST_CANDIDATES = 8
 """Of a decision: a large cluster has more than anybody reads."""
@@ -31,6 +31,19 @@ def routes(found: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             yield f"  {host['host']}: speed {host['speed']:.2f}, {given}"
         if route["reason"]:
             yield f"  last decision: {route['reason']} ({_scored([(each['host'], each['score']) for each in hosts])})"
+
+
+def times(steps: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
+    """Where the time of a record went, as a table: when each step took it up, and what it did then."""
+    told = [step for step in steps if step["received"]]
+    columns = {
+        "begins after": [seconds(step.get("begins_s")) for step in told],
+        "takes": [seconds(step["busy_s"] / step["received"]) for step in told],
+    }
+    if any(step.get("waits_s") for step in told):
+        columns["of it waits"] = [seconds(step["waits_s"] / step["received"] or None) for step in told]
+    if told:
+        yield from columns_as_text("a record, on average", [step["name"] for step in told], columns, width)
 
 
 def _scored(scores: Sequence[Sequence[Any]]) -> str:

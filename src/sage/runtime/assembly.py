@@ -29,7 +29,15 @@ from sage.runtime.routing import Connection, E, EventLoopConnection
 from sage.runtime.stage import SharedOperator, Stage, Target
 from sage.runtime.stats import StepStats
 from sage.runtime.terminals import CollectStage, SinkStage
-from sage.runtime.worker import HeldOutput, OrderedTurns, ThreadWorker, inbox_body, replica_body, source_body
+from sage.runtime.worker import (
+    Arrivals,
+    HeldOutput,
+    OrderedTurns,
+    ThreadWorker,
+    inbox_body,
+    replica_body,
+    source_body,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +222,12 @@ class _Assembler:
         if not ordered:  # a record that fails in a fused run leaves it before its neighbours
             for run in fused_runs(list(stages.values())):
                 head = run.stand_in(list(stages.values()), head)
+        head = Arrivals(head, first.stats, context.clock)
         replica = replicas.replica(number, list(stages.values())) if replicas is not None else None
         if isinstance(first, SourceStage):
             body = source_body(first)
         elif turns is not None:
-            body = turns.body(first, held, context.ledger, replica)
+            body = turns.body(head, held, context.ledger, replica)
         else:
             supply = self._wiring.supply(task, instance, name)
             full = self._graph.steps[task.name].batch_size is not None

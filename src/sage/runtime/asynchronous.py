@@ -158,6 +158,7 @@ class AsyncStage(Stage):
         following: Batch | None = part
         while following is not None and self._failure is None:
             self.stats.received += len(following)
+            self.stats.arrived(following, self.context.clock.monotonic())
             await self._one(following, turn)
             following = self._next() if self._goes_on() else None
             turn = self._enter(following) if following is not None else None
@@ -258,6 +259,7 @@ class AsyncStage(Stage):
             try:
                 await asyncio.wait_for(self._stopping.wait(), again.wait_s)
             except TimeoutError:
+                self.stats.paused_s += again.wait_s
                 continue
             finally:
                 self.stats.parked -= again.parked
@@ -304,6 +306,7 @@ class AsyncStage(Stage):
 
     def look(self) -> None:
         self.stats.slots, self.stats.turns = self._window.slots, self._window.turns
+        self.stats.turned_s = self._window.turned_s
         if self._admission is not None:
             self.stats.endpoints = self._admission.figures()
 

@@ -81,6 +81,7 @@ class Failures:
             self._stats.parked -= again.parked
             if not in_time:
                 raise Interrupted
+            self._stats.paused_s += again.wait_s
             try:
                 return call()
             except Exception as next_error:  # noqa: BLE001 -- any exception of an operator is an outcome

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from sage.flow.admission import EndpointFigures
 from sage.metrics import Histogram
+from sage.record import Batch
 
 
 class StepStats:
     """Counters of one step in one worker. One writer; readers may be a batch behind."""
 
     __slots__ = (
-        "busy_s", "calls", "created", "dead_lettered", "emitted", "endpoints", "filtered", "latency",
-        "merged", "parked", "parked_reason", "read", "received", "retries", "slots", "step", "turns", "written",
+        "aged", "ages_s", "busy_s", "calls", "created", "dead_lettered", "emitted", "endpoints", "filtered", "latency",
+        "merged", "parked", "parked_reason", "paused_s", "read", "received", "retries", "slots", "step", "turned_s",
+        "turns", "written",
     )  # fmt: skip
 
     def __init__(self, step: str) -> None:
@@ -34,10 +36,25 @@ class StepStats:
         self.turns = 0
         self.endpoints: tuple[EndpointFigures, ...] = ()
         self.busy_s = 0.0
+        self.paused_s = 0.0
+        """Of `busy_s`: between two attempts."""
+        self.turned_s = 0.0
+        """Of `busy_s`: waiting for turns at an endpoint."""
+        self.ages_s = 0.0
+        """Of the head of a task: seconds from the read of each record to its arrival here, added up."""
+        self.aged = 0
+        """Over so many: of records that come from another host nobody knows."""
         self.calls = Histogram()
         """Seconds per record in the operator."""
         self.latency = Histogram()
         """At sinks: seconds from the read of a record's chunk to its write."""
+
+    def arrived(self, batch: Batch, now_s: float) -> None:
+        """A worker takes up `batch`."""
+        for part in batch.lineage:
+            if part.ticket.read_s:
+                self.ages_s += part.count * (now_s - part.ticket.read_s)
+                self.aged += part.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,11 @@ class StepSnapshot:
     """How full the buffer in front of it is, as its producers last saw it: 1 is full."""
     load_trend_per_s: float = 0.0
     """What that gained a second."""
+    begins_s: float | None = None
+    """Mean seconds from the read of a record to the moment at which the step took it up; None for a step that is fused
+    behind another or works in another process."""
+    waits_s: float = 0.0
+    """Of `busy_s`: calls waited for their turn at an endpoint, or for their next attempt."""
 
     def utilisation(self, elapsed_s: float) -> float:
         """Share of its slots that were busy, 0 to 1."""
@@ -83,6 +105,7 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
     endpoints = tuple({each.name: each for part in parts for each in part.endpoints}.values())
     closed = None if any(each.is_open for each in endpoints) else next(iter(endpoints), None)
     turns = sum(part.turns for part in parts)
+    aged = sum(part.aged for part in parts)
     ended = sum(p.emitted + p.filtered + p.merged + p.dead_lettered + p.written - p.created for p in parts)
     return StepSnapshot(
         name=name,
@@ -101,6 +124,8 @@ def add_up(name: str, kind: str, parts: Sequence[StepStats], *, waiting: int, sl
         p99_s=calls.quantile(0.99),
         turns=turns,
         endpoints=endpoints,
+        begins_s=sum(part.ages_s for part in parts) / aged if aged else None,
+        waits_s=sum(part.paused_s + part.turned_s for part in parts),
     )
 
 

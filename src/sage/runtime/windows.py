@@ -37,6 +37,10 @@ class Window(Protocol):
     def turns(self) -> int:
         """Calls that wait for their turn."""
 
+    @property
+    def turned_s(self) -> float:
+        """How long calls have waited for it up to now, added up."""
+
     def has_room(self, serving: int) -> bool:
         """`serving` are in flight: may one more be?"""
 
@@ -48,6 +52,7 @@ class Fixed:
     """As many as the step says."""
 
     turns = 0
+    turned_s = 0.0
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -64,6 +69,7 @@ class Found:
     has too many of them."""
 
     turns = 0
+    turned_s = 0.0
 
     def __init__(self, most: int, clock: Clock) -> None:
         self._limiter = AdaptiveLimit(most=most, streamed=False)
@@ -106,6 +112,7 @@ class Admitted:
         self._on_room = on_room
         self._at_work = 0
         self.turns = 0
+        self.turned_s = 0.0
 
     @property
     def slots(self) -> int:
@@ -135,6 +142,7 @@ class _Turn:
         self._window = window
         self._waits = True
         self._over = False
+        self._since_s = asyncio.get_running_loop().time()
         self._timeout_s: float | None = None
         self._timer = asyncio.timeout(None)
         window.count(turns=1, at_work=0)
@@ -147,15 +155,18 @@ class _Turn:
     def waits(self) -> None:
         if not self._waits and not self._over:
             self._waits = True
+            self._since_s = asyncio.get_running_loop().time()
             self._window.count(turns=1, at_work=-1)
             self._set_timer(None)
 
     def goes(self) -> None:
         if self._waits and not self._over:
             self._waits = False
+            now_s = asyncio.get_running_loop().time()
+            self._window.turned_s += now_s - self._since_s
             self._window.count(turns=-1, at_work=1)
             if self._timeout_s is not None:
-                self._set_timer(asyncio.get_running_loop().time() + self._timeout_s)
+                self._set_timer(now_s + self._timeout_s)
 
     def end(self, error: BaseException | None) -> None:
         self._over = True

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from sage.clock import Clock
 from sage.record import Batch
 from sage.runtime.control import Control
 from sage.runtime.inbox import Inbox, Supply
@@ -16,6 +17,7 @@ from sage.runtime.reading import SourceStage
 from sage.runtime.replicas import Replica
 from sage.runtime.rhythm import Rhythm
 from sage.runtime.stage import Stage, Target
+from sage.runtime.stats import StepStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,22 @@ class ThreadWorker:
         tell(Ended(self.name, error))
 
 
+class Arrivals:
+    """Stands in front of the head of a task, and tells how old what comes is."""
+
+    def __init__(self, head: Target, stats: StepStats, clock: Clock) -> None:
+        self._head = head
+        self._stats = stats
+        self._clock = clock
+
+    def push(self, batch: Batch) -> None:
+        self._stats.arrived(batch, self._clock.monotonic())
+        self._head.push(batch)
+
+    def finish(self) -> None:
+        self._head.finish()
+
+
 def source_body(stage: SourceStage) -> Callable[[], None]:
     """Read the source to its end."""
     return stage.run
@@ -160,7 +178,7 @@ class OrderedTurns:
         self._leaving = threading.Lock()
 
     def body(
-        self, head: Stage, held: Sequence[HeldOutput], ledger: Ledger, replica: Replica | None = None
+        self, head: Target, held: Sequence[HeldOutput], ledger: Ledger, replica: Replica | None = None
     ) -> Callable[[], None]:
         """Like `inbox_body`, or `replica_body`; `head` must emit into `held` only."""
 
