@@ -80,7 +80,10 @@ class Queue(ABC, Generic[Item]):
 
     @property
     def batch_size(self) -> int:
-        """How many items are sent together at most, where single items are gathered underneath."""
+        """How many items are sent together at most, where single items are gathered underneath; 1: each at once.
+
+        To other machines more of them, if the queue is adaptive and they are put within a millisecond.
+        """
         return self._batch_size
 
     @batch_size.setter

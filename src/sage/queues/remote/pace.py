@@ -12,10 +12,12 @@ class Pace:
     """Items per second of late, and what to ask for because of it. Not locked."""
 
     def __init__(self, least: int, most: int) -> None:
-        self._least = least
+        self.least = least
         self._most = most
         self._count = 0
         self._at = 0.0
+        self.rate = 0.0
+        """Items per second, 0 where there is no stream of them."""
         self.ahead = least
         """How many to have at hand or on their way."""
 
@@ -26,6 +28,6 @@ class Pace:
         used = count - self._count
         if past_s < horizon_s / 4 or (used < _SOME and past_s < _PAUSE_S):
             return
-        ahead = int(_GROWTH * horizon_s * used / past_s) if used >= _SOME else 0
-        self.ahead = max(self._least, min(ahead, self._most))
+        self.rate = used / past_s if used >= _SOME else 0.0
+        self.ahead = max(self.least, min(int(_GROWTH * horizon_s * self.rate), self._most))
         self._count, self._at = count, now

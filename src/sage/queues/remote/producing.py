@@ -12,8 +12,7 @@ from sage.errors import QueueBroken, QueueError
 from sage.queues.queue import BatchFull, Settings, deadline_of
 from sage.queues.remote.link import Link
 from sage.queues.remote.messages import Back
-from sage.queues.remote.pace import Pace
-from sage.queues.remote.sending import FIRST_PLACES, MOST_PLACES, NEVER, TOGETHER, WINDOW_BYTES, Sending
+from sage.queues.remote.sending import NEVER, WINDOW_BYTES, Sending
 from sage.queues.sizes import weight_of, weight_of_all
 from sage.queues.waited import Waited
 
@@ -23,9 +22,6 @@ _FLOOD_S = 0.01
 _SMALL_BYTES = 64 * 1024  # a batch of no more is weighed as a whole
 _IDLE_S = 0.2
 _CLOSE_S = 10.0
-_KEPT = 8  # places that an idle producer keeps, for an item that is in a hurry
-_KEPT_OF = 64  # but at most one of so many
-_SOME, _SOME_OF = 8, 16  # places of a small queue that a producer asks for: so many at least, and one of so many
 
 
 class Producer(Sending):
@@ -48,7 +44,7 @@ class Producer(Sending):
                 self._buffer.append(item)
                 self._weights.append(weight)
                 if len(self._buffer) >= self._limit:
-                    self._gathered(self._settings.batch_size)
+                    self._gathered()
                 return
         self._put_some([item], block, timeout)
 
@@ -58,12 +54,6 @@ class Producer(Sending):
         self.batch_items += len(rest)
         if rest:
             self._put_some(rest, block, timeout)
-
-    def limit(self, maxsize: int | None, max_bytes: int | None) -> None:
-        """What the server said of the queue: how many items fit, and how many bytes."""
-        self.kept = kept_places(maxsize)
-        self._pace = Pace(first_places(maxsize), MOST_PLACES)
-        self._max_bytes = max_bytes or 0
 
     def _put_some(self, items: list[Any], block: bool, timeout: float | None) -> None:
         """All of `items`, in order. Raises `BatchFull` with the rest."""
@@ -111,7 +101,7 @@ class Producer(Sending):
         self._buffer += items
         self._weights += weights
         if len(self._buffer) >= self._limit:
-            self._gathered(max(TOGETHER, self._settings.batch_size))
+            self._gathered()
 
     def _wait_for_places(self, rest: list[Any], weights: deque[int], deadline: float | None) -> None:
         """Return when the first item can be put. Raises `BatchFull` when the server says that there is no room."""
@@ -346,14 +336,3 @@ class Producer(Sending):
 def _shared_out(size: int, count: int) -> list[int]:
     each, more = divmod(size, count)
     return [each + more, *[each] * (count - 1)]
-
-
-def kept_places(maxsize: int | None) -> int:
-    """How many places an idle producer keeps."""
-    return _KEPT if maxsize is None else min(_KEPT, maxsize // _KEPT_OF)
-
-
-def first_places(maxsize: int | None) -> int:
-    """How many places a producer asks for before it is known to need more: of a small queue a part, or the first one
-    would have what all others wait for."""
-    return FIRST_PLACES if maxsize is None else min(FIRST_PLACES, max(min(maxsize, _SOME), maxsize // _SOME_OF))

@@ -1,9 +1,9 @@
 """How items leave the producing end of a queue on another machine, for places and bytes that were reserved before.
 
 The first after a pause goes at once, on the thread that puts it. Those that follow closely are gathered, until there
-are enough of them, or `linger_ms` are over: `batch_size` for items put one by one, a thousand for lists, and fewer
-large ones. So a lone item is not delayed, and a flood leaves in large frames. An item is pickled when it leaves, and
-must not be changed after it was put.
+are enough of them, or `linger_ms` are over: `batch_size`, more where more are put in a millisecond, and fewer large
+ones. So a lone item is not delayed, and a flood leaves in large frames. An item is pickled when it leaves, and must not
+be changed after it was put.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from sage.queues.remote.pace import Pace
 
 WINDOW_BYTES = 32 * 1024 * 1024
 """How much may be on its way and not accepted."""
-TOGETHER = 1_000
-"""Items of lists that are put one after the other travel together, so many at most."""
+_TOGETHER = 5_000  # items travel together, so many at most
+_OF_ALL = 8  # and no more than one of so many that fit into the queue
+_GATHER_S = 0.001
 NEVER = float("inf")
 _GAP_S = 0.000_2
-FIRST_PLACES = 256
-MOST_PLACES = 1 << 18
+_FIRST_PLACES = 256
+_MOST_PLACES = 1 << 18
 _FRAME_BYTES = 64 * 1024
+_KEPT = 8  # places that an idle producer keeps, for an item that is in a hurry
+_KEPT_OF = 64  # but at most one of so many
+_SOME, _SOME_OF = 8, 16  # places of a small queue that a producer asks for: so many at least, and one of so many
 
 
 class _Sent(NamedTuple):
@@ -74,10 +78,19 @@ class Sending:
         self._questions: dict[int, bool] = {}  # and whether they were answered
         self._closed = False
         self._broken: QueueBroken | None = None
-        self._pace = Pace(FIRST_PLACES, MOST_PLACES)
+        self._pace = Pace(_FIRST_PLACES, _MOST_PLACES)
+        self._together = _TOGETHER
         self._item_bytes = 4_096.0  # of late, with every frame it comes nearer to what is true
         self.kept = 0
         self.puts = self.batches = self.batch_items = self.bytes = 0
+
+    def limit(self, maxsize: int | None, max_bytes: int | None) -> None:
+        """What the server said of the queue: how many items fit, and how many bytes."""
+        self.kept = kept_places(maxsize)
+        self._pace.least = self._pace.ahead = first_places(maxsize)
+        self._max_bytes = max_bytes or 0
+        if maxsize is not None:
+            self._together = min(_TOGETHER, maxsize // _OF_ALL)
 
     # --- under the lock ---
 
@@ -87,9 +100,16 @@ class Sending:
             return count
         return max(1, min(count, int(_FRAME_BYTES / self._item_bytes)))
 
-    def _gathered(self, enough: int) -> None:
-        """Look whether the buffer is to be sent: after a pause, or when `enough` items are in it, fewer large ones."""
-        enough = self._fitting(enough)
+    def _enough(self) -> int:
+        """How many items are worth a frame now."""
+        enough = self._settings.batch_size
+        if enough > 1 and self._settings.adaptive:
+            enough = max(enough, min(int(self._pace.rate * _GATHER_S), self._together))
+        return self._fitting(enough)
+
+    def _gathered(self) -> None:
+        """Look whether the buffer is to be sent: after a pause, or when enough items are in it."""
+        enough = self._enough()
         now = time.monotonic()
         if len(self._buffer) < enough and (now - self._sent_at < _GAP_S or not self._settings.adaptive):
             self._limit = enough
@@ -107,7 +127,7 @@ class Sending:
         now = now or time.monotonic()
         start = 0
         while start < len(items) and self._flying_bytes <= WINDOW_BYTES:
-            end = start + self._fitting(TOGETHER)
+            end = start + self._fitting(_TOGETHER)
             self._send_together(items[start:end], weights[start:end])
             start = min(end, len(items))
         self._buffer, self._weights = items[start:], weights[start:]
@@ -215,3 +235,14 @@ class Sending:
             self._link.send(Back(self._port, self._held_back, self._credit))
         self._held_back = self._credit = 0
         self._changed.notify_all()
+
+
+def kept_places(maxsize: int | None) -> int:
+    """How many places an idle producer keeps."""
+    return _KEPT if maxsize is None else min(_KEPT, maxsize // _KEPT_OF)
+
+
+def first_places(maxsize: int | None) -> int:
+    """How many places a producer asks for before it is known to need more: of a small queue a part, or the first one
+    would have what all others wait for."""
+    return _FIRST_PLACES if maxsize is None else min(_FIRST_PLACES, max(min(maxsize, _SOME), maxsize // _SOME_OF))

@@ -23,7 +23,7 @@ from sage.queues.remote.messages import (
     frame_of,
 )
 from sage.queues.remote.ports import Port
-from sage.queues.remote.producing import kept_places
+from sage.queues.remote.sending import kept_places
 from sage.queues.remote.settling import NEVER
 from sage.queues.remote.taking import Taking
 from sage.queues.remote.transport import Parts
