@@ -1,9 +1,13 @@
-"""Equal jobs of a manager before one endpoint: ``python -m benchmarks.scheduling_jobs [--direct] 1 2 4 8``.
+"""Equal jobs of a manager before one endpoint: ``python -m benchmarks.scheduling_jobs [OPTION...] 1 2 4 8``.
 
-Real processes: a manager, its gateway, a simulated endpoint (profile `peaked`: best at about 18 requests at once, half
-as good at 34) and the jobs, which share the same number of records. Counted from when the last job has had its first
-answer until the first job has had its last: how many answers a second, of all jobs, and of the slowest beside the
-quickest. With --direct, jobs ask the endpoint themselves, each with a limit of its own.
+Real processes: a manager, its gateway, the jobs, and a simulated endpoint. Each job has `IN_FLIGHT` records in flight
+at most, and the endpoint takes as many as eight such jobs have, each as quickly as one alone: so what is missing from
+eight times the throughput of one job is SAGE's. With --saturated each job asks as much as it may, and the endpoint is
+best at about 18 requests at once and half as good at 34 (profile `peaked`): one job and eight should get the same out
+of it. With --direct, jobs ask the endpoint themselves, each with a limit of its own.
+
+Counted from when the last job has had its first answer until the first job has had its last: how many answers a second,
+of all jobs, and of the slowest beside the quickest.
 """
 
 from __future__ import annotations
@@ -13,14 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
+from sage.llm.simulated import Profile, SimulatedEndpoint, profile_named
 
-RECORDS, ANSWER_TOKENS = 480, 32
+RECORDS, ANSWER_TOKENS = 160, 32
+"""Of each job; with --saturated, three times as many records of all jobs."""
+IN_FLIGHT = 4
+ROOMY = Profile(
+    "roomy", "roomy-model", step_s=10e-3, weights_s=0.0, token_s=0.0, context_s=0.0, attention_s=0.0,
+    blocks=16_384, max_seqs=8 * IN_FLIGHT, jitter=0.02,
+)  # fmt: skip
 BAR_EFFICIENCY, BAR_APART = 0.95, 0.05
 FLOW = """
 import sys, time
@@ -36,41 +47,42 @@ questions.map(Generate(max_tokens=tokens)).map(lambda r: {"at": time.monotonic()
 
 
 def main(arguments: Sequence[str]) -> None:
-    direct = "--direct" in arguments
-    counts = [int(one) for one in arguments if one != "--direct"] or [1, 2, 4, 8]
+    direct, saturated = "--direct" in arguments, "--saturated" in arguments
+    counts = [int(one) for one in arguments if not one.startswith("--")] or [1, 2, 4, 8]
     alone = None
-    print(f"{'directly' if direct else 'through the gateway'}, {RECORDS} records of {ANSWER_TOKENS} tokens in all")
+    print(f"{'directly' if direct else 'through the gateway'}, {'saturated' if saturated else 'room for eight jobs'}")
     for count in counts:
-        rates = measured(count, direct=direct)
+        rates = measured(count, direct=direct, saturated=saturated)
         total = sum(rates)
-        alone = alone or total
+        alone = alone or total / count
+        efficiency = total / alone / (1 if saturated else count)
         apart = 1 - min(rates) / max(rates)
-        missed = "" if total / alone >= BAR_EFFICIENCY and apart <= BAR_APART else "   MISSED"
+        missed = "" if efficiency >= BAR_EFFICIENCY and apart <= BAR_APART else "   MISSED"
         print(
-            f"{count} jobs: {total:6.2f} answers/s, efficiency {total / alone:6.1%} (bar {BAR_EFFICIENCY:.0%}),"
+            f"{count} jobs: {total:6.2f} answers/s, efficiency {efficiency:6.1%} (bar {BAR_EFFICIENCY:.0%}),"
             f" slowest {apart:5.1%} below the quickest (bar {BAR_APART:.0%}){missed}",
             flush=True,
         )
 
 
-def measured(count: int, *, direct: bool) -> list[float]:
+def measured(count: int, *, direct: bool, saturated: bool) -> list[float]:
     """Answers a second of each job while all were busy."""
-    with tempfile.TemporaryDirectory() as name:
+    profile = profile_named("peaked") if saturated else ROOMY
+    records = 3 * RECORDS // count if saturated else RECORDS
+    spec = {"shared_endpoints": not direct, "max_in_flight": None if saturated else IN_FLIGHT}
+    with tempfile.TemporaryDirectory() as name, SimulatedEndpoint(profile) as endpoint:
         folder = Path(name)
-        endpoint = _started(folder, "endpoint", "simulate", "--profile", "peaked", "--port", "0")
-        assert endpoint.stdout is not None
-        url = endpoint.stdout.readline().strip().removesuffix("/v1")
-        (folder / "sage.toml").write_text(f'data_dir = "data"\nllm_url = "{url}"\n')
+        (folder / "sage.toml").write_text(f'data_dir = "data"\nllm_url = "{endpoint.url}"\n')
         (folder / "flow.py").write_text(FLOW)
-        manager = _started(folder, "jobmanager", "start", "--detached", "--max-jobs", str(count))
+        command = [sys.executable, "-m", "sage", "jobmanager", "start", "--detached", "--max-jobs", str(count)]
+        manager = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         try:
             assert manager.stdout is not None
             json.loads(manager.stdout.readline())
-            _run_jobs(folder, count, direct=direct)
+            _run_jobs(folder, count, records, spec)
         finally:
-            for process in (manager, endpoint):
-                process.terminate()
-                process.wait()
+            manager.terminate()
+            manager.wait()
         return rates_of([_moments(folder / f"job{number}.jsonl") for number in range(count)])
 
 
@@ -79,23 +91,19 @@ def rates_of(moments: Sequence[Sequence[float]]) -> list[float]:
     return [sum(begins < at <= ends for at in times) / (ends - begins) for times in moments]
 
 
-def _run_jobs(folder: Path, count: int, *, direct: bool) -> None:
+def _run_jobs(folder: Path, count: int, records: int, spec: Mapping[str, Any]) -> None:
     client = Client(StateFolder(folder / "data"))
-    spec: dict[str, Any] = {"file": str(folder / "flow.py"), "folder": str(folder), "shared_endpoints": not direct}
     jobs = []
     for number in range(count):
-        arguments = [f"job{number}", str(RECORDS // count), str(ANSWER_TOKENS)]
-        jobs.append(client.submit({**spec, "arguments": arguments})["id"])
+        arguments = [f"job{number}", str(records), str(ANSWER_TOKENS)]
+        flow = {"file": str(folder / "flow.py"), "folder": str(folder), "arguments": arguments, **spec}
+        jobs.append(client.submit(flow)["id"])
     while any(found["state"] in ("PENDING", "STARTING", "RUNNING") for found in client.list()):
         time.sleep(0.2)
     for job in jobs:
         found = client.show(job)
         if found["state"] != "SUCCEEDED":
             sys.exit(f"{found['state']}: {found['reason']}")
-
-
-def _started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "sage", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
 def _moments(file: Path) -> list[float]:
