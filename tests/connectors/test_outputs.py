@@ -342,6 +342,23 @@ def test_a_record_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     assert writer.abort()
 
 
+@pytest.mark.parametrize("job", ["", "7"])
+def test_parquet_of_ragged_rows_loses_nothing(tmp_path: Path, job: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "out.parquet"
+    writer = Parquet(path).sink().open(SinkContext("test", "write", job=job))
+    batches = [[{"a": 1}, {"a": 2, "b": 3}], [{"b": 4}, {"c": {"x": 1}}, {"c": {"y": 2.5}}], [{"a": 1.5}] * 70_000]
+    for batch in [*batches, [{"b": 5}]]:
+        assert not writer.write(batch, ["r"] * len(batch))
+    late = writer.write([{"b": 6}, {"late": 1}], ["x", "y"])  # the schema is fixed, but for a job's
+    assert [(one.index, one.error.code) for one in late] == ([] if job else [(1, "E406")])
+    writer.commit()
+    rows = parquet.read_table(path).to_pylist()
+    short = [{name: value for name, value in row.items() if value is not None} for row in [*rows[:5], *rows[70_005:]]]
+    nested = [{"c": {"x": 1, "y": None}}, {"c": {"x": None, "y": 2.5}}]
+    assert short == [{"a": 1}, {"a": 2, "b": 3}, {"b": 4}, *nested, {"b": 5}, {"b": 6}, *([{"late": 1}] if job else [])]
+
+
 def test_parquet_finds_its_schema_and_keeps_it(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

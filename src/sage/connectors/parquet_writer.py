@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from sage.connectors.output import FileWriter
@@ -86,7 +87,8 @@ class ParquetWriter(FileWriter):
             if self._fixed:
                 table = arrow.Table.from_pylist(records, schema=self._schema)
             else:
-                table = arrow.Table.from_pylist(records)
+                names = dict.fromkeys(chain.from_iterable(records))  # `from_pylist` knows those of the first record only
+                table = arrow.Table.from_pydict({name: [record.get(name) for record in records] for name in names})
                 self._learn(table.schema)
         except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
             expected = "no schema yet" if self._schema is None else ", ".join(str(field) for field in self._schema)
@@ -113,7 +115,8 @@ class ParquetWriter(FileWriter):
                 self._writer = pyarrow.parquet.ParquetWriter(self.file.stream(), self._schema)
                 self._fixed = True
             if self._pending:
-                table = arrow.concat_tables(self._pending, promote_options="permissive")
+                whole = [self._schema.empty_table(), *self._pending]  # rows may lack what came in other row groups
+                table = arrow.concat_tables(whole, promote_options="permissive")
                 self._writer.write_table(table.select(self._schema.names).cast(self._schema))
         self._pending, self._pending_rows = [], 0
 
