@@ -131,6 +131,32 @@ def test_who_leaves_early_frees_the_place_at_once(endpoint: MisbehavingEndpoint)
     with_client(leave, endpoint.url)
 
 
+def test_the_time_of_who_reads_slowly_is_not_the_endpoints(endpoint: MisbehavingEndpoint) -> None:
+    patience_s = 1.0
+    pauses = []
+
+    async def rest() -> None:
+        pauses.append(1)
+        if len(pauses) == 1:
+            await asyncio.sleep(1.5 * patience_s)
+
+    async def pour(client: ChatClient) -> int:
+        pieces: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            return bool(pauses)
+
+        async with client.relay(PATH, STREAMED) as answer:
+            await answer.pour(take, rest)
+        return sum(map(len, pieces))
+
+    endpoint.script(["huge-text"])
+    read = with_client(pour, endpoint.url, between_chunks_timeout_s=patience_s, total_timeout_s=DEADLINE_S)
+    assert read > 20 * 500_000
+    assert pauses
+
+
 def test_what_the_taker_raises_ends_it(endpoint: MisbehavingEndpoint) -> None:
     def refuses(piece: bytes) -> bool:
         raise KeyError(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 
 from aiohttp import web
 
@@ -20,6 +21,8 @@ MAX_ANSWER_BYTES = 64 << 20
 """Of an answer that is not streamed: embeddings are long."""
 MAX_UNSENT_BYTES = 64 << 10
 """For a client that reads slowly; then its endpoint has to wait."""
+UNREAD_TIMEOUT_S = 60.0
+"""A client that takes nothing for so long is gone."""
 EVENTS = "text/event-stream"
 
 
@@ -72,14 +75,14 @@ class Exchange:
         if not kept.content_type.startswith(EVENTS):
             return web.Response(body=kept.body, headers=self.headers)
         stream = await self._begun()
-        await _written(stream, kept.body)
+        await _heard(stream.write(kept.body))
         return await _ended(stream)
 
     async def fail(self, refusal: Refusal) -> web.StreamResponse:
         """Say so: as an answer, or as the last event of a stream that has begun, which then has no ``[DONE]``."""
         if self._stream is None:
             raise refusal
-        await _written(self._stream, b"data: " + refusal.body + b"\n\n")
+        await _heard(self._stream.write(b"data: " + refusal.body + b"\n\n"))
         return await _ended(self._stream)
 
     def kept(self) -> Kept | None:
@@ -111,10 +114,7 @@ class Exchange:
     async def _begun(self) -> web.StreamResponse:
         stream = web.StreamResponse(headers=self.headers | {"Cache-Control": "no-cache"})
         stream.enable_chunked_encoding()
-        try:
-            await stream.prepare(self._request)
-        except ConnectionError:
-            raise ClientGone from None
+        await _heard(stream.prepare(self._request))
         self._stream = stream
         return stream
 
@@ -150,10 +150,7 @@ class Exchange:
 
     async def _drained(self) -> None:
         """A slow client has read enough."""
-        try:
-            await self._request.writer.drain()
-        except ConnectionError:
-            raise ClientGone from None
+        await _heard(self._request.writer.drain())
 
     def _settle(self, answer: RelayedAnswer, came: int) -> None:
         """Whose turn is next goes by what was really used."""
@@ -192,18 +189,17 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}"
 
 
-async def _written(stream: web.StreamResponse, data: bytes) -> None:
+async def _heard(saying: Awaitable[object]) -> None:
+    """Wait for a client that reads slowly, unless it does not read at all."""
     try:
-        await stream.write(data)
-    except ConnectionError:
+        async with asyncio.timeout(UNREAD_TIMEOUT_S):
+            await saying
+    except (ConnectionError, TimeoutError):
         raise ClientGone from None
 
 
 async def _ended(stream: web.StreamResponse) -> web.StreamResponse:
-    try:
-        await stream.write_eof()
-    except ConnectionError:
-        raise ClientGone from None
+    await _heard(stream.write_eof())
     return stream
 
 

@@ -157,6 +157,8 @@ class Server:
         except Refusal as refusal:
             response = refused(refusal)
         except ClientGone:
+            if request.transport is not None:
+                request.transport.abort()  # if only because it reads nothing
             response = web.Response(status=499)  # nobody will see it
         except web.HTTPException as error:
             response = refused(Refusal(error.status, error.reason))

@@ -57,7 +57,7 @@ class Patience:
         start = self._clock()
         self._end = start + timeouts.total_s
         self._chunks = 0
-        self._due = 0.0
+        self._due = self._held_at = 0.0
         self.answered = False
         """True once the headers of an answer have come."""
         self.timer = asyncio.timeout_at(min(self._end, start + timeouts.first_byte_s))
@@ -69,6 +69,19 @@ class Patience:
         due = self._clock() + self._timeouts.between_chunks_s
         if (self._chunks == 1 or due > self._due) and not self.timer.expired():
             self._due = due + slack_s
+            self.timer.reschedule(min(self._end, self._due))
+
+    def hold(self) -> None:
+        """The answer waits for us now, until `go_on`."""
+        self._held_at = self._clock()
+        self.lift()
+
+    def go_on(self) -> None:
+        """The time since `hold` was not the endpoint's."""
+        now = self._clock()
+        self._end += now - self._held_at
+        self._due = now + self._timeouts.between_chunks_s
+        if not self.timer.expired():
             self.timer.reschedule(min(self._end, self._due))
 
     def lift(self) -> None:

@@ -74,13 +74,17 @@ class Connection(asyncio.Protocol):
         return piece
 
     async def pour(self, take: Take, drained: Callable[[], Awaitable[None]]) -> None:
-        """Give the body to `take` as it comes, to its end; while `take` has enough, wait until `drained`."""
+        """Give the body to `take` as it comes, to its end; while `take` has enough, wait until `drained`: that time is
+        not the endpoint's."""
         self._take = take
         if self._pieces:
             self._give()
         while True:
             if self._is_paused and self._failure is None:
+                assert self._patience is not None
+                self._patience.hold()
                 await drained()
+                self._patience.go_on()
                 self._resume()
             elif self._complete and not self._pieces:
                 return
