@@ -4,10 +4,12 @@
 
     __main__.py    python -m benchmarks.gateway NAME...
     processes.py   endpoints and gateways as processes, and what these use
-    clients.py     streams as their client sees them
+    clients.py     what several of these ask with
+    streams.py     streams as their client sees them
     steady.py      an endpoint whose steps take the same time whatever is in them
     noop.py        an endpoint that answers at once
-    tax.py         time to first token and throughput, direct and through the gateway in turns
+    splice.py      a proxy that copies bytes and does nothing else
+    tax.py         tax and crowd: first token and throughput, direct, through such a proxy and through the gateway
     rate.py        requests a second that cost the endpoint nothing, against LiteLLM's proxy
     sharing.py     fairness between tenants, priority
     overload.py    ten times the capacity, and 5,000 idle connections

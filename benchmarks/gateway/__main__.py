@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from importlib import import_module
 
+import uvloop
+
 from sage.cli.limits import allow_open_files
 
-NAMES = ("tax", "rate", "fairness", "priority", "overload", "hostile", "prefix")
-MODULES = {"fairness": "sharing", "priority": "sharing"}
+NAMES = ("tax", "crowd", "rate", "fairness", "priority", "overload", "hostile", "prefix")
+MODULES = {"crowd": "tax", "fairness": "sharing", "priority": "sharing"}
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     allow_open_files()
     for name in names:
         module = import_module(f"benchmarks.gateway.{MODULES.get(name, name)}")
-        asyncio.run(getattr(module, name)())
+        uvloop.run(getattr(module, name)())
     return 0
 
 

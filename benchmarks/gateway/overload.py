@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from benchmarks.gateway.clients import Refused, Stream, ask, burst, quantile, session
+from benchmarks.gateway.clients import quantile
 from benchmarks.gateway.processes import Serving, gateway, module, server
+from benchmarks.gateway.streams import Asking, Refused, Stream, asking, burst
 
 STEP_MS, SEATS, TOKENS = 50, 32, 32
 FACTOR = 10
@@ -50,7 +51,7 @@ class Offered:
         self._seconds = 0.0
 
     async def run(self, seconds: float) -> None:
-        async with session() as opened, asyncio.TaskGroup() as group:
+        async with asking(self._through.url) as opened, asyncio.TaskGroup() as group:
             began, sent = time.perf_counter(), 0
             while (gone := time.perf_counter() - began) < seconds:
                 while sent < gone * self._rate:
@@ -61,11 +62,9 @@ class Offered:
             self._seconds += time.perf_counter() - began
         del self._answered[answered:]
 
-    async def _one(self, opened: object, number: int) -> None:
+    async def _one(self, opened: Asking, number: int) -> None:
         try:
-            stream = await ask(
-                opened, self._through.url, f"Question {number}", TOKENS, **{"X-SAGE-Deadline": str(DEADLINE_S)}
-            )
+            stream = await opened.ask(f"Question {number}", TOKENS, **{"X-SAGE-Deadline": str(DEADLINE_S)})
         except Refused as refused:
             self._statuses[refused.status] += 1
             self._refused.append(refused.after_s)

@@ -8,8 +8,9 @@ import re
 import statistics
 
 import aiohttp
-from benchmarks.gateway.clients import Stream, ask, session
+from benchmarks.gateway.clients import session
 from benchmarks.gateway.processes import Serving, gateway, sage, server
+from benchmarks.gateway.streams import Stream, asking
 
 DOCUMENTS, QUESTIONS, AT_ONCE = 120, 360, 12
 WORDS = 3000
@@ -36,11 +37,11 @@ async def questions(affinity: bool) -> tuple[list[Stream], float]:
 
     async def client(number: int) -> None:
         for text in order:
-            streams.append(await ask(opened, through.url, f"{text} Question {number} {len(streams)}?", 32))
+            streams.append(await asked.ask(f"{text} Question {number} {len(streams)}?", 32))
 
     config = f"prefix_affinity = {str(affinity).lower()}\n"
     with server(ENDPOINT) as one, server(ENDPOINT) as other, gateway(one, other, config=config) as through:
-        async with session() as opened:
+        async with session() as opened, asking(through.url) as asked:
             await asyncio.gather(*(client(i) for i in range(AT_ONCE)))
             counts = [await cached(opened, endpoint) for endpoint in (one, other)]
     found, looked_up = (sum(column) for column in zip(*counts, strict=True))

@@ -10,8 +10,9 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from benchmarks.gateway.clients import Stream, ask, quantile, session
+from benchmarks.gateway.clients import quantile
 from benchmarks.gateway.processes import gateway, key, module, server
+from benchmarks.gateway.streams import asking
 
 SEATS = 16
 STEP_MS = "10"
@@ -47,14 +48,14 @@ async def run(seats: int, *loads: Load) -> dict[str, Got]:
         while time.perf_counter() < until:
             asked += 1
             prompt = f"{load.tenant} {number} {asked}"
-            stream: Stream = await ask(opened, through.url, prompt, load.tokens, made[load.tenant][0])
+            stream = await opened.ask(prompt, load.tokens, made[load.tenant][0])
             if settled < time.perf_counter() < until:
                 served[load.tenant] += stream.tokens
                 took[load.tenant].append(stream.whole_s)
 
     config = "max_wait_s = 600\n" + "".join(table for _, table in made.values())
     with server(module("steady", STEP_MS, str(seats))) as direct, gateway(direct, config=config) as through:
-        async with session() as opened:
+        async with asking(through.url) as opened:
             settled = time.perf_counter() + SETTLE_S
             until = settled + MEASURED_S
             await asyncio.gather(*(client(load, i) for load in loads for i in range(load.streams)))
