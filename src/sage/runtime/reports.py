@@ -9,6 +9,7 @@ number in its own next report; and the driver (`books.py`) enters a report only 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ CALM_S, BUSY = 0.02, 50
 """The same where the last had fewer records than `BUSY`: none of the sources will wait for so few."""
 SHARE_S = 0.001
 """The same as the part of it for each host."""
+SELDOM_S = 0.01
+"""Who does a record in more than this time tells each soon: nothing would gather, and what is given ahead runs out."""
 
 
 class Stamp(NamedTuple):
@@ -102,7 +105,7 @@ class Reports:
 
     def __init__(self, host: int, send: Callable[[Report], None], hosts: int = 1) -> None:
         self._send = send
-        self._is_busy = False
+        self._rest_s = self._told_s = 0.0
         self._interval_s = max(INTERVAL_S, hosts * SHARE_S)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -172,7 +175,7 @@ class Reports:
             self._news.wait()
             self._news.clear()
             self.flush()
-            self._closed.wait(self._interval_s if self._is_busy else max(CALM_S, self._interval_s))
+            self._closed.wait(self._rest_s)
 
     def flush(self) -> None:
         """Send the open report, if there is anything in it."""
@@ -181,11 +184,18 @@ class Reports:
                 report = self._open
                 if report.is_empty:
                     return
-                self._is_busy = sum(map(abs, report.changes.values())) >= BUSY
+                self._rest_s = self._rest(report, time.monotonic())
                 self._open = Report(report.host, report.number + 1)
                 if report.terms is not None:
                     report.terms = Terms.sum(self._terms.values())
             self._send(report)
+
+    def _rest(self, report: Report, now_s: float) -> float:
+        """How long to gather for the report after this one."""
+        records = max(sum(map(abs, report.changes.values())), sum(records for records, _ in report.done.values()))
+        is_seldom = records * SELDOM_S < now_s - self._told_s
+        self._told_s = now_s
+        return self._interval_s if is_seldom or records >= BUSY else max(CALM_S, self._interval_s)
 
 
 class WorkerLedger(Ledger):
