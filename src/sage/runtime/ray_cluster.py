@@ -6,7 +6,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,8 +17,10 @@ from sage.runtime.ray_placement import resources_of
 from sage.runtime.ray_project import runtime_environment
 from sage.scheduling import Node
 
-ANSWER_S = 1.0
-"""How long a node may take to take a connection."""
+ANSWER_S = 2.0
+"""How long a node may take to take a connection, and to say something."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of gRPC says first. The kernel takes connections also for processes that stand still."""
 
 
 @contextmanager
@@ -54,10 +57,16 @@ def _handlers_kept() -> Iterator[None]:
 def nodes_of_cluster(*, answering: bool = False) -> list[Node]:
     """Those that are alive and have processors. Raises E812 if there is none.
 
-    Ray takes a node for alive up to a minute after its end; with `answering`, only those that can be connected to.
+    Ray takes a node for alive up to a minute after its end; with `answering`, only those that answer: or all, where
+    none does.
     """
     import ray
 
+    alive = [
+        node
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
     nodes = [
         Node(
             node["NodeID"],
@@ -65,17 +74,23 @@ def nodes_of_cluster(*, answering: bool = False) -> list[Node]:
             free=resources_of(node["Resources"]),
             labels=node.get("Labels") or {},
         )
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1 and (not answering or _answers(node))
+        for node in (_answering(alive) or alive if answering else alive)
     ]
     if not nodes:
         raise HostError("E812", "no node of the cluster has a processor for tasks", try_="ray status")
     return sorted(nodes, key=lambda node: node.name)
 
 
+def _answering(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    with ThreadPoolExecutor(max(1, len(nodes)), "sage-nodes") as asking:
+        return [node for node, answers in zip(nodes, asking.map(_answers, nodes), strict=True) if answers]
+
+
 def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether its raylet does."""
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_S).close()
+        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_S) as connection:
+            connection.sendall(GREETING)
+            return bool(connection.recv(1))
     except OSError:
         return False
-    return True
