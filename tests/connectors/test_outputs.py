@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import gzip
 import json
 import os
 import subprocess
@@ -134,14 +135,35 @@ def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "real.jsonl").read_text() == "1\n"
 
 
-def test_appending_mends_a_missing_last_newline(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("1")
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_appending_mends_a_missing_last_newline(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    opened: Any = gzip.open if name.endswith("gz") else open
+
+    def content() -> str:
+        with opened(path, "rt") as file:
+            return str(file.read())
+
+    with opened(path, "wt") as file:
+        file.write("1")
     write(JsonLines(path), 2, append=True)
-    assert path.read_text() == "1\n2\n"
+    assert content() == "1\n2\n"
     writer = open_writer(JsonLines(path), append=True)
     assert writer.abort() is None
-    assert path.read_text() == "1\n2\n"
+    write(JsonLines(path), 3, append=True)
+    assert content() == "1\n2\n3\n"
+
+
+def test_adding_to_what_is_empty_or_broken(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl.gz"
+    path.write_bytes(gzip.compress(b""))
+    write(JsonLines(path), 1, append=True)
+    assert gzip.decompress(path.read_bytes()) == b"1\n"
+    path.write_bytes(cut := path.read_bytes()[:-3])
+    with pytest.raises(SinkError, match=r"E554 the output that is there cannot be read at .*E305 broken gzip file"):
+        open_writer(JsonLines(path), append=True)
+    assert path.read_bytes() == cut
+    assert os.listdir(tmp_path) == ["out.jsonl.gz"]
 
 
 def test_appending_to_another_table_is_refused(tmp_path: Path) -> None:

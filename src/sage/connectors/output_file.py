@@ -6,13 +6,14 @@ import fcntl
 import os
 import shutil
 import stat
-from contextlib import suppress
+from contextlib import closing, suppress
 from io import FileIO
 from typing import Any, BinaryIO, cast
 from zlib import crc32
 
+from sage.connectors.input import InputFile
 from sage.connectors.output_errors import translated
-from sage.errors import SinkError
+from sage.errors import SinkError, SourceError
 
 
 class OutputFile:
@@ -60,10 +61,8 @@ class OutputFile:
             return
         with translated(self.path), open(self._final, "rb") as existing:
             shutil.copyfileobj(existing, self._raw, 1 << 20)
-            if not self._is_gzip:
-                existing.seek(-1, os.SEEK_END)
-                if existing.read(1) != b"\n":
-                    self._raw.write(b"\n")
+            if self._last_byte() not in (b"", b"\n"):
+                self._add_newline()
         self._copied_bytes = self._raw.tell()
 
     def write(self, data: bytes) -> None:
@@ -168,6 +167,27 @@ class OutputFile:
         self._raw.truncate(size)
         self._raw.seek(size)
         self._crc, self._checked = crc, size
+
+    def _last_byte(self) -> bytes:
+        """Of what is at the final place, decompressed."""
+        last = b""
+        try:
+            with closing(InputFile(self.path)) as existing:
+                if not self._is_gzip:
+                    existing.seek(os.path.getsize(self._final) - 1)
+                while data := existing.read(1 << 20):
+                    last = data[-1:]
+        except SourceError as error:
+            raise SinkError("E554", "the output that is there cannot be read", at=self.path, got=str(error)) from error
+        return last
+
+    def _add_newline(self) -> None:
+        if self._is_gzip:
+            import gzip
+
+            self._raw.write(gzip.compress(b"\n", mtime=0))  # a member of its own
+        else:
+            self._raw.write(b"\n")
 
     @property
     def _is_gzip(self) -> bool:

@@ -87,7 +87,7 @@ class ParquetWriter(FileWriter):
             if self._fixed:
                 table = arrow.Table.from_pylist(records, schema=self._schema)
             else:
-                names = dict.fromkeys(chain.from_iterable(records))  # `from_pylist` knows those of the first record only
+                names = dict.fromkeys(chain.from_iterable(records))  # `from_pylist` takes those of the first record
                 table = arrow.Table.from_pydict({name: [record.get(name) for record in records] for name in names})
                 self._learn(table.schema)
         except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
