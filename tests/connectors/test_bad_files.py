@@ -266,10 +266,14 @@ def test_directory(tmp_path: Path) -> None:
     (root / "link.txt").symlink_to(tmp_path / "outside.txt")
     (root / "up").symlink_to(tmp_path)
     (root / "same.txt").symlink_to(root / "b.txt")
+    (root / ".#b.txt").symlink_to("user@machine.17")  # as Emacs locks a file
+    (root / "self.txt").symlink_to("self.txt")
     found = read_all(Directory(root))
     assert [record["path"] for record in found.records] == ["b.txt", "same.txt", "sub/a.txt"]
     assert [record["text"] for record in found.records] == ["b\r\n", "b\r\n", "ä"]
-    assert [(fault.position, fault.error.code) for fault in found.faults] == [(1, "E403")]
+    assert [(fault.position, fault.error.code) for fault in found.faults] == [
+        (0, "E408"), (2, "E403"), (4, "E408"),
+    ]  # fmt: skip
     (partition,) = Directory(root).partitions()
     (root / "new.txt").write_text("new")
     with pytest.raises(SourceError, match="E302"):

@@ -15,6 +15,9 @@ from sage.connectors.lines import MAX_RECORD_BYTES, RAW_BYTES, not_utf8, too_lar
 from sage.errors import RecordError, SourceError
 from sage.flow.source import Chunk, Fault, Reader, Source
 
+NO_SIZE = -1
+"""Of a file that cannot be asked."""
+
 
 @dataclass(frozen=True)
 class Directory(Source):
@@ -46,7 +49,7 @@ class Directory(Source):
         return DirectoryReader(Path(self.root), files, position, self.max_record_bytes)
 
     def _files(self) -> list[tuple[str, int]]:
-        """Relative path and size of each file."""
+        """Relative path and size of each file; `NO_SIZE` where reading it will say why."""
         root = Path(self.root)
         if not root.is_dir():
             try_ = f"Text({str(root)!r})" if root.exists() else str(root.parent)
@@ -55,8 +58,8 @@ class Directory(Source):
         files = []
         try:
             for path in root.glob(self.pattern):
-                if path.resolve().is_relative_to(real_root) and stat.S_ISREG((status := path.stat()).st_mode):
-                    files.append((path.relative_to(root).as_posix(), status.st_size))
+                if (size_bytes := _size_of(path, real_root)) is not None:
+                    files.append((path.relative_to(root).as_posix(), size_bytes))
         except (OSError, ValueError, NotImplementedError) as error:
             raise SourceError(
                 "E306", "the folder cannot be searched", at=f"{root}/{self.pattern}", got=str(error)
@@ -67,6 +70,15 @@ class Directory(Source):
         listing = "".join(f"{name}\0{size_bytes}\0" for name, size_bytes in files)
         digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return f"{quote(Path(self.root).resolve().name, errors='surrogateescape')}@{digest}"
+
+
+def _size_of(path: Path, real_root: Path) -> int | None:
+    """None for what is no file, or not within the root."""
+    try:
+        status = path.stat()
+        return status.st_size if stat.S_ISREG(status.st_mode) and path.resolve().is_relative_to(real_root) else None
+    except OSError:  # a link to nothing, or to itself
+        return NO_SIZE
 
 
 class DirectoryReader(Reader):
@@ -102,11 +114,11 @@ class DirectoryReader(Reader):
         try:
             name.encode()
             data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise changed_error(str(path), got="no file", expected=f"{size_bytes} bytes") from error
         except UnicodeEncodeError as error:
             raise RecordError("E403", "the name of the file is not UTF-8", at=repr(str(path))) from error
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and size_bytes != NO_SIZE:
+                raise changed_error(str(path), got="no file", expected=f"{size_bytes} bytes") from error
             raise RecordError(
                 "E408", "the file cannot be read", at=str(path), got=str(open_error(str(path), error))
             ) from error
