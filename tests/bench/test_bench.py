@@ -143,6 +143,18 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert [len(figures["p99_s"].values) for figures in report.figures.values()] == [2, 2]
 
 
+def test_a_figure_that_some_repeats_lack_is_estimated_from_the_others(tmp_path: Path) -> None:
+    def measured(case: Case, executor: object, seed: int) -> tuple[dict[str, float], None]:
+        return {"p99_s": 1.0 + seed} | ({"early": 2.0} if seed == 0 else {"late": 3.0}), None
+
+    experiment = replace(EXPERIMENTS["scaling"], measure=measured, derive=None)
+    report = run_experiment(experiment, VirtualCluster(), SMALL, tmp_path)
+    for figures in report.figures.values():
+        assert {name: each.values for name, each in figures.items()} == {
+            "p99_s": (1.0, 2.0), "early": (2.0,), "late": (3.0,),
+        }  # fmt: skip
+
+
 def test_results_of_others_are_not_mixed_with_these(tmp_path: Path) -> None:
     scaling = EXPERIMENTS["scaling"]
     run_experiment(scaling, VirtualCluster(), SMALL, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -127,7 +128,10 @@ class _Turn:
 
 
 def _estimates(repeats: Sequence[Mapping[str, Figures]]) -> dict[str, dict[str, Estimate]]:
-    return {
-        case: {name: estimate([repeat[case][name] for repeat in repeats]) for name in figures}
-        for case, figures in repeats[0].items()
-    }
+    return {case: _estimates_of([repeat[case] for repeat in repeats]) for case in repeats[0]}
+
+
+def _estimates_of(repeats: Sequence[Figures]) -> dict[str, Estimate]:
+    """Each over the repeats that have it."""
+    names = dict.fromkeys(chain.from_iterable(repeats))
+    return {name: estimate([figures[name] for figures in repeats if name in figures]) for name in names}
