@@ -119,6 +119,13 @@ def test_what_is_small_passes_what_has_no_room_for_a_while() -> None:
     assert decided.queue["small"].reason == "room is kept for large, which has waited for 31 s"
 
 
+def test_what_can_never_fit_keeps_nobody_up() -> None:
+    waiting = [Waiting("large", 5, 99.0, needs=Needs(processors=4)), Waiting("small", 5, 0.0, needs=Needs(1))]
+    decided = admit(waiting, [], Capacity(8, processors=2))  # of a manager that was started again with less
+    assert list(decided.start) == ["small"]
+    assert decided.queue["large"].reason == "needs 4 processors, and 2 of 2 are free"
+
+
 def test_a_user_with_all_its_jobs_keeps_nobody_up() -> None:
     waiting = [Waiting("more", 0, 99.0, user="anna"), Waiting("other", 9, 0.0, user="otto")]
     decided = admit(waiting, [Running("r", "anna")], Capacity(8, jobs_per_user=1))

@@ -141,7 +141,7 @@ def admit(waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capa
     The order is that of `sage.scheduling.Priority`: by priority and then by arrival, where a job of one band passes a
     newer one of the next higher band after 30 s, so that none waits for ever. A job for which there is no room is
     passed by those for which there is, until it has waited for `PASSED_S`: then room is kept for it. One that waits
-    for another job of its own user keeps nobody up.
+    for another job of its own user keeps nobody up, nor does one that needs more than there is.
     """
     ready = sorted((job for job in waiting if job.delay_s <= 0), key=_urgency)
     later = sorted((job for job in waiting if job.delay_s > 0), key=lambda job: job.delay_s)
@@ -157,7 +157,9 @@ def admit(waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capa
             taken.add(job.user, job.needs)
             continue
         queue[job.id] = Place(len(queue) + 1, reason, _urgency(job))
-        if job.waited_s >= PASSED_S and before is None and its_user is None:
+        if job.waited_s < PASSED_S or before is not None or its_user is not None:
+            continue
+        if Taken().lacks(job.needs, capacity) is None:  # else it can never fit: the manager was started again with less
             before = f"room is kept for {job.id}, which has waited for {job.waited_s:.0f} s"
     for job in later:
         reason = f"starts in {job.delay_s:.1f} s at the earliest"
