@@ -45,14 +45,12 @@ def read_piece(log: Path, offset: int, ended: Callable[[], bool], wait_s: float)
         while True:
             over = ended()  # asked first: what was written before the end is then read
             data = _read(log, offset)
+            at_end = over and len(data) < PIECE_BYTES
+            text, used = codecs.utf_8_decode(data, "replace", at_end)
             left_s = until - time.monotonic()
-            if data or over or left_s <= 0:
-                break
+            if text or over or left_s <= 0:
+                return Piece(text, offset + used, at_end)
             changes.wait(left_s)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data, final=over and len(data) < PIECE_BYTES)
-    begun, _ = decoder.getstate()
-    return Piece(text, offset + len(data) - len(begun), over and len(data) < PIECE_BYTES)
 
 
 def _read(log: Path, offset: int) -> bytes:
