@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy
@@ -311,6 +312,66 @@ def test_the_death_of_a_forked_child_is_noticed(make: Make) -> None:
     assert queue.get(timeout=DEADLINE_S) == "last"
     with pytest.raises(QueueError, match="E506 the last producer died"):
         queue.get()
+
+
+FORK_WITH_HANDLES_GIVEN_UP = """
+import os
+given_up = []
+for _ in range(5):
+    given_up.append(descriptor.open())
+    given_up[-1].detach()
+queue = descriptor.open()
+say([queue.get() for _ in range(3)])
+if not os.fork():
+    os._exit(0)
+os.wait()
+say("forked")
+"""
+FORK_IN_A_CHILD = """
+import os
+queue = descriptor.open()
+waits, goes_on = os.pipe()
+if not os.fork():
+    os.read(waits, 1)
+    if not os.fork():
+        os._exit(0)
+    os.wait()
+    os._exit(0)
+say([queue.get() for _ in range(3)])
+os.write(goes_on, b"!")
+os.wait()
+say("forked")
+"""
+GO_ON = """
+hear()
+say([queue.get() for _ in range(3)])
+"""
+
+
+@pytest.mark.parametrize("program", [FORK_WITH_HANDLES_GIVEN_UP, FORK_IN_A_CHILD], ids=["given up", "in a child"])
+@pytest.mark.usefixtures("patient")
+def test_a_fork_gives_back_nothing_of_another_handle(make: Make, program: str) -> None:
+    descriptor, queue = make()
+    queue.put_batch(list(range(20)))
+    with Other(descriptor, program + GO_ON) as consumer:
+        assert consumer.hear() == "[0, 1, 2]"
+        assert consumer.hear() == "forked"
+        assert queue.get_batch(3, timeout=DEADLINE_S) == [3, 4, 5]
+        consumer.say("go on")
+        assert consumer.hear() == "[6, 7, 8]"
+
+
+def test_nobody_waits_in_a_forked_child(make: Make, wait_until: Wait) -> None:
+    _, queue = make()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(queue.get, timeout=DEADLINE_S)
+        wait_until(queue.is_wanted)
+        pid = os.fork()
+        if not pid:
+            os._exit(queue.is_wanted() or queue.get_stats().get_wait_s > 0)
+        assert os.waitpid(pid, 0)[1] == 0
+        queue.put("an item")
+        assert waiting.result() == "an item"
 
 
 # --- large items ---

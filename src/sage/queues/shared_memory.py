@@ -310,12 +310,14 @@ class SharedMemoryQueue(Queue[Item]):
 
     def before_fork(self) -> None:
         """A forked child has copies of all this. It must hold nothing."""
-        self._gathering.settle()
-        self._ring.give_back()
+        if self._leave.alive and self._process == os.getpid():  # else the slot is another handle's
+            self._gathering.settle()
+            self._ring.give_back()
 
     def begin_in_child(self) -> None:
         """Nothing here is the child's own. It takes a slot when it uses the queue."""
         self._gathering.begin()
+        self._waiting.begin()
         self._ring.clear_hand()
         self._produces = self._consumes = False
 

@@ -39,6 +39,10 @@ class Waiting:
         self._gathering = gathering
         self._queue_id = queue_id
         self._trust = self._waits = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """As if nobody had waited: in a forked child, whoever does is a thread of its parent."""
         self.for_room, self.for_items = Waited(), Waited()
 
     def until_room(

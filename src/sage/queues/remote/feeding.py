@@ -25,7 +25,7 @@ class Feeding(Settling):
 
     def __init__(self, queue: Served, wake: Callable[[], None]) -> None:
         super().__init__(queue, wake)
-        self._feeding = threading.Lock()  # from taking items to sending them
+        self._feeding = threading.Lock()  # from taking items to sending them; taken before `_lock`
         self._item_bytes = 64.0  # of late
         self._feeder: threading.Thread | None = None
         self._returned: deque[Frame] = deque()  # that were sent to consumers who did not get them, the oldest first
@@ -150,7 +150,7 @@ class Feeding(Settling):
 
     def _feed_asked(self, port: Port, question: Ask) -> bool:
         with self._lock:
-            if port.has_ended:
+            if port.has_ended or port.is_detached:
                 return False
             before = port.delivered
             port.upto = max(port.upto, port.delivered + max(1, question.count))

@@ -49,15 +49,15 @@ class Service(Taking, Feeding):
 
     def detach(self, port: Port) -> None:
         """Take back all that `port` holds."""
-        with self._lock:
+        with self._feeding, self._lock:  # what is being sent to it is taken back too
             if port not in self._ports:
                 return
             port.is_detached = True
             self._remove_if_over(port)
             port.upto = port.delivered
-            self._confirm(port, port.delivered)
-            self._take_back(port)
             port.needed = port.needed_size = 0
+        self._confirm(port, port.delivered)
+        self._take_back(port)
         for number in list(self._rounds):
             self._answered(number, port)
 
