@@ -6,8 +6,9 @@ eight times the throughput of one job is SAGE's. With --saturated each job asks 
 best at about 18 requests at once and half as good at 34 (profile `peaked`): one job and eight should get the same out
 of it. With --direct, jobs ask the endpoint themselves, each with a limit of its own.
 
-Counted from when the last job has had its first answer until the first job has had its last: how many answers a second,
-of all jobs, and of the slowest beside the quickest.
+Counted from `WARM_S` after the last job has had its first answer until the first job has had its last: how many answers
+a second, of all jobs, and of the slowest beside the quickest. In the first seconds the gateway finds the endpoint's
+limit: it begins with 8 requests.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
 from sage.llm.simulated import Profile, SimulatedEndpoint, profile_named
 
-RECORDS, ANSWER_TOKENS = 160, 32
+RECORDS, ANSWER_TOKENS = 240, 32
 """Of each job; with --saturated, three times as many records of all jobs."""
+WARM_S = 6.0
 IN_FLIGHT = 4
 ROOMY = Profile(
     "roomy", "roomy-model", step_s=10e-3, weights_s=0.0, token_s=0.0, context_s=0.0, attention_s=0.0,
@@ -35,11 +37,15 @@ ROOMY = Profile(
 BAR_EFFICIENCY, BAR_APART = 0.95, 0.05
 FLOW = """
 import sys, time
+from pathlib import Path
 import sage
 from sage.connectors import Items, JsonLines
 from sage.rag import Generate
 
-name, records, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+name, jobs, records, tokens = sys.argv[1], *map(int, sys.argv[2:])
+Path(f"{name}.began").touch()
+while len(list(Path().glob("*.began"))) < jobs:  # all begin together, however long Python takes to start
+    time.sleep(0.05)
 pipeline = sage.Pipeline(name)
 questions = pipeline.read(Items([{"prompt": f"question {n}"} for n in range(records)]))
 questions.map(Generate(max_tokens=tokens)).map(lambda r: {"at": time.monotonic()}).write(JsonLines(f"{name}.jsonl"))
@@ -87,7 +93,7 @@ def measured(count: int, *, direct: bool, saturated: bool) -> list[float]:
 
 
 def rates_of(moments: Sequence[Sequence[float]]) -> list[float]:
-    begins, ends = max(times[0] for times in moments), min(times[-1] for times in moments)
+    begins, ends = WARM_S + max(times[0] for times in moments), min(times[-1] for times in moments)
     return [sum(begins < at <= ends for at in times) / (ends - begins) for times in moments]
 
 
@@ -95,7 +101,7 @@ def _run_jobs(folder: Path, count: int, records: int, spec: Mapping[str, Any]) -
     client = Client(StateFolder(folder / "data"))
     jobs = []
     for number in range(count):
-        arguments = [f"job{number}", str(records), str(ANSWER_TOKENS)]
+        arguments = [f"job{number}", *map(str, (count, records, ANSWER_TOKENS))]
         flow = {"file": str(folder / "flow.py"), "folder": str(folder), "arguments": arguments, **spec}
         jobs.append(client.submit(flow)["id"])
     while any(found["state"] in ("PENDING", "STARTING", "RUNNING") for found in client.list()):

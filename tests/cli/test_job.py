@@ -53,7 +53,7 @@ def test_from_start_to_stop(managed: Managed, wait_until: Wait, tmp_path: Path) 
     again = sage("jobmanager", "start", cwd=tmp_path)
     assert (again.returncode, again.stderr[:5]) == (2, "E141 ")
     assert sage("job", "list", cwd=tmp_path).stderr == "there are no jobs\n"
-    job = submit(managed, RELEASED, "--name", "first", "--", "an argument")
+    job = submit(managed, RELEASED, "--name", "first", "--first", "4", "--", "an argument")
     wait_until((tmp_path / "working").exists)
     second = submit(managed, RELEASED, "--priority", "9")
     wide = {**environment(), "COLUMNS": "200"}
@@ -75,7 +75,7 @@ def test_from_start_to_stop(managed: Managed, wait_until: Wait, tmp_path: Path) 
         assert ": SUCCEEDED\n" in watched.stdout
     shown = sage("job", "show", job, cwd=tmp_path).stdout
     assert "arguments an argument" in shown
-    assert "read 10 = written 10" in shown
+    assert "read 4 = written 4" in shown
     assert json.loads(sage("job", "show", job, "--json", cwd=tmp_path).stdout)["state"] == "SUCCEEDED"
     assert "released: SUCCEEDED" in sage("job", "logs", job, cwd=tmp_path).stdout
     assert sage("job", "delete", job, second, cwd=tmp_path).returncode == 0
@@ -190,7 +190,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
         (("job", "submit", "flow.py", "--start-delay", "nan"), "E104"),
         (("job", "submit", "flow.py", "--start-delay", "1e99"), "E104"),
         (("job", "submit", "flow.py", "--name", "../x"), "E145"),
-        (("job", "submit", "flow.py", "--engine", "spark"), "E145"),
+        (("job", "submit", "flow.py", "--engine", "spark"), "E110"),
         (("job", "submit", "flow.py", "--dead-letters", ""), "E104"),
         (("job", "submit", "flow.py", "--nme", "x"), "E102"),
         (("job", "list", "--state", "runing"), "E104"), (("job", "stop"), "E103"), (("job", "execute"), "E103"),

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from sage.cli.job_directory import bill, repair, verify
 from sage.cli.job_report import described, exit_code_of, explained, snapshot_of, table
 from sage.cli.jobmanager import state_folder
 from sage.cli.progress import view_for
+from sage.cli.run_options import PATHS, run_options
 from sage.cli.stderr import say
 from sage.cli.submitted import execute
 from sage.errors import SageError, UsageError
@@ -64,99 +66,40 @@ def _number(context: click.Context, parameter: click.Parameter, value: str) -> f
     "--priority", callback=whole_number, default=str(DEFAULT_BAND), show_default=True, metavar="N",
     help=f"0 goes first, {BANDS - 1} last.",
 )  # fmt: skip
-@click.option("--start-delay", callback=_delay, default="0", metavar="SECONDS", help="Wait so long before it starts.")
+@click.option(
+    "--start-delay", "start_delay_s", callback=_delay, default="0", metavar="SECONDS",
+    help="Wait so long before it starts.",
+)  # fmt: skip
 @click.option("--user", default="", metavar="NAME", help="For whom it runs; quotas are by this.  [default: you]")
 @click.option("--weight", callback=_number, default="1", metavar="W", help="Its share beside others of weight 1.")
 @click.option("--processors", callback=_number, default="0", metavar="N", help="That it keeps busy, and waits for.")
-@click.option("--memory", callback=size_bytes, default="0", metavar="SIZE", help="Waits for so much; ended beyond it.")
+@click.option(
+    "--memory", "memory_bytes", callback=size_bytes, default="0", metavar="SIZE",
+    help="Waits for so much; ended beyond it.",
+)  # fmt: skip
 @click.option(
     "--places", callback=whole_number, default="0", metavar="N", help="Calls at endpoints that it makes at once."
 )
-@click.option("--in-flight", callback=whole_number, metavar="N", help="Records read and not finished at most.")
-@click.option("--own-endpoints", is_flag=True, help="Ask endpoints directly, beside the gateway that jobs share.")
-@click.option("--pipeline", metavar="NAME", help="Which pipeline of the file, where it holds several.")
-@click.option("--engine", metavar="NAME", help="What runs it: local, or ray (a cluster).  [default: local]")
-@click.option("--processes", callback=whole_number, metavar="N", help="As for sage run.")
-@click.option("--address", metavar="HOST:PORT", help="As for sage run.")
-@click.option("--hosts", callback=whole_number, metavar="N", help="As for sage run.")
-@click.option("--scheduler", metavar="NAME", help="As for sage run.")
-@click.option("--insecure-cluster", is_flag=True, help="As for sage run.")
 @click.option(
-    "--dead-letters", metavar="PATH", help="Where records go that fail for good.  [default: the job's folder]"
+    "--in-flight", "max_in_flight", callback=whole_number, metavar="N", help="Records read and not finished at most."
 )
-@click.option("--max-dead-letters", callback=whole_number, metavar="N", help="Fail when there are more.")
-@click.option("--job-dir", metavar="DIR", help="As for sage run: a run that is killed is followed by one that goes on.")
-@click.option("--reuse-results", "reuse", metavar="DIR", help="As for sage run.")
-@click.option("--append", is_flag=True, help="Add to the outputs of an earlier run instead of replacing them.")
+@click.option(
+    "--own-endpoints", "shared_endpoints", flag_value=False, default=True,
+    help="Ask endpoints directly, beside the gateway that jobs share.",
+)  # fmt: skip
+@run_options
 @_JSON_OPTION
 @debug_option
-def submit(
-    *,
-    file: str,
-    arguments: tuple[str, ...],
-    name: str,
-    priority: int,
-    start_delay: float,
-    user: str,
-    weight: float,
-    processors: float,
-    memory: int,
-    places: int,
-    in_flight: int | None,
-    own_endpoints: bool,
-    pipeline: str | None,
-    engine: str | None,
-    processes: int | None,
-    address: str | None,
-    hosts: int | None,
-    scheduler: str | None,
-    insecure_cluster: bool,
-    dead_letters: str | None,
-    max_dead_letters: int | None,
-    job_dir: str | None,
-    reuse: str | None,
-    append: bool,
-    to_json: bool,
-) -> None:
+def submit(*, file: str, arguments: tuple[str, ...], to_json: bool, **said: Any) -> None:
     """Have the job manager run the pipeline of the Python file FILE. Prints the id of the job.
 
     It runs in the current directory with this Python, but with the environment of the job manager. What it writes goes
     to its log (sage job logs).
     """
     check_file(file, "Python file", (".py",))
-    for option, path in (("--dead-letters", dead_letters), ("--job-dir", job_dir), ("--reuse-results", reuse)):
-        if path == "":
-            raise UsageError("E104", "the path is empty", at=option)
-    made = Client(state_folder()).submit(
-        {
-            "file": os.path.abspath(file),
-            "folder": os.getcwd(),
-            "name": name,
-            "arguments": list(arguments),
-            "pipeline": pipeline,
-            "engine": engine,
-            "processes": processes,
-            "address": address,
-            "hosts": hosts,
-            "scheduler": scheduler,
-            "insecure_cluster": insecure_cluster,
-            "dead_letters": None if dead_letters is None else os.path.abspath(dead_letters),
-            "max_dead_letters": max_dead_letters,
-            "job_dir": None if job_dir is None else os.path.abspath(job_dir),
-            "reuse": None if reuse is None else os.path.abspath(reuse),
-            "append": append,
-            "priority": priority,
-            "start_delay_s": start_delay,
-            "user": user,
-            "weight": weight,
-            "processors": processors,
-            "memory_bytes": memory,
-            "places": places,
-            "max_in_flight": in_flight,
-            "shared_endpoints": not own_endpoints,
-            "python": sys.executable,
-        }
-    )
+    paths = {name: os.path.abspath(said[name]) for name in PATHS if said[name] is not None}
+    here = {"file": os.path.abspath(file), "folder": os.getcwd(), "python": sys.executable}
+    made = Client(state_folder()).submit({**said, **paths, **here, "arguments": arguments})
     click.echo(json.dumps(made) if to_json else made["id"])
 
 

@@ -7,13 +7,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from sage.cli.commands import invocation_of
 from sage.cli.progress import PlainView
 from sage.cli.report import as_json, failure_as_json, in_words
+from sage.cli.run_options import beginning, chosen
 from sage.cli.stderr import say
 from sage.cli.user_file import check_meant, executed, pipeline_of
 from sage.cli.watching import follow
@@ -37,13 +37,16 @@ def execute(context: click.Context, folder: str) -> None:
     run = RunFolder(Path(folder))
     folder_of_job = JobFolder(run.path.parent)
     spec = _spec_of(folder_of_job)
+    said = asdict(spec)
     results: list[RunResult] = []
 
     def runner(pipeline: Pipeline, options: RunOptions) -> RunResult:
         check_meant(pipeline, spec.pipeline, spec.file)
         share = Share(folder_of_job)
-        options = replace(_with(options, spec, run, pipeline), max_in_flight=share.in_flight)
-        result = follow(pipeline, options, FiguresView(run.figures), share.give)
+        options = chosen(options, said)
+        letters = options.dead_letters or run.path / f"{pipeline.name}.dead.jsonl"
+        options = replace(options, dead_letters=letters, max_in_flight=share.in_flight)
+        result = follow(beginning(pipeline, said), options, FiguresView(run.figures), share.give)
         results.append(result)
         _note(run, as_json(result, pipeline))
         say("\n".join(in_words(result, pipeline)))
@@ -84,8 +87,9 @@ class FiguresView(PlainView):
         if now >= self._write_at_s:
             self._write_at_s = now + WRITE_EVERY_S
             about = {"bottleneck": snapshot.bottleneck, "stalled": snapshot.stalled, "at_s": now}
+            figures = asdict(replace(snapshot, waits_for=None))  # an error, which `stalled` says
             with suppress(OSError):  # no room: those of a moment ago stay, and say how old they are
-                write_json(self._path, asdict(snapshot) | about, durable=False)
+                write_json(self._path, figures | about, durable=False)
 
 
 class Share:
@@ -125,25 +129,6 @@ def _check_unchanged(spec: JobSpec) -> None:
             at=spec.file,
             try_=f"sage job submit {spec.file}",
         )
-
-
-def _with(options: RunOptions, spec: JobSpec, run: RunFolder, pipeline: Pipeline) -> RunOptions:
-    """`options`, as the file gave them, with what was said when the job was submitted instead."""
-    said: dict[str, Any] = {
-        "engine": spec.engine or ("ray" if spec.address is not None else None),
-        "address": spec.address,
-        "hosts": spec.hosts,
-        "scheduler": spec.scheduler,
-        "insecure_cluster": spec.insecure_cluster or None,
-        "processes": spec.processes,
-        "dead_letters": Path(spec.dead_letters) if spec.dead_letters is not None else None,
-        "max_dead_letters": spec.max_dead_letters,
-        "append": spec.append or None,
-        "job_dir": Path(spec.job_dir) if spec.job_dir is not None else None,
-        "reuse": Path(spec.reuse) if spec.reuse is not None else None,
-    }
-    chosen = replace(options, **{name: value for name, value in said.items() if value is not None})
-    return replace(chosen, dead_letters=chosen.dead_letters or run.path / f"{pipeline.name}.dead.jsonl")
 
 
 def _note(run: RunFolder, line: str) -> None:

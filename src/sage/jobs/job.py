@@ -62,6 +62,10 @@ class JobSpec:
     scheduler: str | None = None
     insecure_cluster: bool = False
     processes: int | None = None
+    restarts: int | None = None
+    discard_steps: tuple[str, ...] = ()
+    first: int | None = None
+    """Records of each partition of its sources that it reads; by default all."""
     dead_letters: str | None = None
     """Where dead letters go; by default a file in the folder of the run."""
     max_dead_letters: int | None = None
@@ -119,7 +123,7 @@ class Job:
     """It was told to stop twice: it ends at once."""
     supervisor: Process | None = None
     max_in_flight: int | None = None
-    """What was said of it since it was submitted, instead of what the spec says."""
+    """What was said of it since it was submitted, instead of what the spec says; 0: no limit."""
     changes: tuple[Change, ...] = field(default=())
     """How it came to be in this state; the last `KEPT_CHANGES`."""
 
@@ -155,7 +159,8 @@ def check_in_flight(value: object) -> int | None:
 
 def stored_spec(stored: Mapping[str, Any]) -> JobSpec:
     """The spec that `dataclasses.asdict` made JSON of."""
-    return JobSpec(**{**stored, "arguments": tuple(stored["arguments"])})
+    texts = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
+    return JobSpec(**{**stored, **texts})
 
 
 def to_json(job: Job) -> dict[str, Any]:
@@ -293,6 +298,9 @@ _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "scheduler": _optional_text,
     "insecure_cluster": _flag,
     "processes": _count,
+    "restarts": _count,
+    "discard_steps": _texts,
+    "first": _positive,
     "dead_letters": _optional_path,
     "max_dead_letters": _count,
     "append": _flag,

@@ -37,8 +37,9 @@ def make(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(folder.resolve().parent)
     except OSError as error:
+        got = "a file" if isinstance(error, FileExistsError) else error.strerror
         raise StorageError(
-            "E611", "the job directory cannot be used", at=str(folder), got=error.strerror, try_="another folder"
+            "E611", "the job directory cannot be used", at=str(folder), got=got, expected="a folder", try_="another one"
         ) from error
 
 
