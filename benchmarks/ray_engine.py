@@ -1,8 +1,9 @@
-"""The engine on a cluster: `make bench-ray`, or `python benchmarks/ray_engine.py [NAME...] [--nodes 1,2,4]`.
+"""The engine on a cluster: `make bench-ray`, or `python benchmarks/ray_engine.py [NAME...] [--nodes 1,2,4] [--apart]`.
 
-Nodes are real nodes of Ray on this machine. What waits (a call of 500 ms, a task that sleeps 25 ms) can be measured
-with more nodes than processors; rates come from the operators' own clocks, between the first call's begin and the last
-one's end, and processor time is that of the driver and all hosts together. Every run proves its account first.
+Nodes are real nodes of Ray on this machine, joined by its memory; `--apart`: by links, as if each had a machine. What
+waits (a call of 500 ms, a task that sleeps 25 ms) can be measured with more nodes than processors; rates come from the
+operators' own clocks, between the first call's begin and the last one's end, and processor time is that of the driver
+and all hosts together. Every run proves its account first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from sage.connectors import Items
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SLOTS = 8
+SAID = argparse.Namespace(apart=False)
+"""What the command line said."""
 RAY_DATA_W1 = 15_000
 """Records a second of Ray Data on W1, the higher figure of the published comparison on a machine of this kind."""
 
@@ -64,18 +67,21 @@ def scaled(step: Callable[[int], Any], seconds: float, nodes: int, rounds: int) 
 
     pipeline = sage.Pipeline("scaled")
     pipeline.read(Items(numbers)).map(step, name="step", concurrency=SLOTS, parallelism=nodes).collect()
-    calls: list[Call] = run(pipeline, hosts=nodes).collected()
+    result = run(pipeline, hosts=nodes)
+    calls: list[Call] = result.collected()
     used_s = time.process_time() - before[0]
     spans = {}
     for call in calls:
         first, last = spans.get(call.process, (call.used_s, call.used_s))
         spans[call.process] = min(first, call.used_s), max(last, call.used_s)
-    used_s += sum(last - first for first, last in spans.values())
+    hosts_s = sum(last - first for first, last in spans.values())
+    ways = Counter(placed.where.rpartition("reached ")[2] for placed in result.placed)
     took_s = max(call.ended_s for call in calls) - min(call.began_s for call in calls)
     ideal_s = rounds * seconds
     print(
         f"  {nodes:2} nodes  {records / took_s:8.1f}/s  efficiency {ideal_s / took_s:6.1%}  "
-        f"{used_s / records * 1e6:6.0f} us of processor a record  {len(spans)} hosts worked",
+        f"{(used_s + hosts_s) / records * 1e6:6.0f} us of processor a record ({used_s / records * 1e6:.0f} of the "
+        f"driver's), reached {', '.join(f'{way}: {count}' for way, count in ways.items())}; {len(spans)} hosts worked",
         flush=True,
     )
 
@@ -234,7 +240,7 @@ def used_s_by(pid: int) -> float:
 @contextmanager
 def connected(nodes: int) -> Iterator[cluster.Cluster]:
     """This process as the driver of a cluster of its own."""
-    with cluster.private(nodes=nodes, cpus=1) as made, cluster.connect(made, log_to_driver=False):
+    with cluster.private(nodes=nodes, cpus=1, apart=SAID.apart) as made, cluster.connect(made, log_to_driver=False):
         yield made
 
 
@@ -252,9 +258,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The engine on a cluster.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; default: all")
     parser.add_argument("--nodes", default="1,2,4,8", help="numbers of nodes")
-    said = parser.parse_args()
-    for name in said.names or ALL:
-        ALL[name]([int(count) for count in said.nodes.split(",")])
+    parser.add_argument("--apart", action="store_true", help="each node is a machine: links, not memory, join them")
+    parser.parse_args(namespace=SAID)
+    for name in SAID.names or ALL:
+        ALL[name]([int(count) for count in SAID.nodes.split(",")])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def two_nodes() -> Iterator[cluster.Cluster]:
     """What a fixture needs."""
     if find_spec("ray") is None and os.environ.get("CI") != "true":
         pytest.skip("Ray is not installed")
-    with cluster.private(nodes=2, cpus=1) as made:
+    with cluster.private(nodes=2, cpus=1, apart=True) as made:
         yield made
 
 

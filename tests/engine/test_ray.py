@@ -103,7 +103,12 @@ def test_two_hosts_have_one_connection_however_many_edges(edges: int, monkeypatc
         return stream
 
     monkeypatch.setattr(ray_engine, "serve", noted)
-    assert max(engine.over(range(500), build).collected()) == 2
+    assert max(engine.over(range(500), build).collected()) == 1  # the other host is on the machine of the driver
+
+
+def test_a_host_on_the_machine_of_the_driver_is_reached_through_its_memory() -> None:
+    ways = [placed.where.partition(", reached ")[2] for placed in engine.over([1], lambda s: s.map(node_of)).placed]
+    assert sorted(ways) == ["over a link", "through shared memory"]
 
 
 @pytest.mark.thorough

@@ -72,6 +72,27 @@ pipeline.read(Items(range(300))).map(work, name="work", durable=True).write(Json
 """
 
 
+SHARED = """
+import os, sage
+from sage import cluster
+from sage.connectors import Items
+
+pipeline = sage.Pipeline("shared")
+pipeline.read(Items(range(600))).map(lambda n: (os.getpid(), n), name="work").collect()
+with cluster.private(nodes=2, cpus=1) as made, cluster.connect(made, log_to_driver=False):
+    result = sage.run(pipeline, engine="ray", hosts=2)
+    assert len({pid for pid, _ in result.collected()}) == 2
+print([placed.where.partition(", ")[2] for placed in result.placed])
+"""
+
+
+def test_nodes_on_one_machine_are_joined_by_its_memory(tmp_path: Path) -> None:
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == str(["reached through shared memory"] * 2)
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example(example: str, two_nodes: Cluster, tmp_path: Path) -> None:
     if example in WITH_MODEL:

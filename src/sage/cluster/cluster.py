@@ -16,6 +16,8 @@ SHARED_SETTINGS = {
     "RAY_agent_register_timeout_ms": str(START_PATIENCE_S * 1000),
     "RAY_worker_register_timeout_seconds": str(START_PATIENCE_S),
 }
+APART = "sage-apart"
+"""The label of nodes that stand for machines of their own: nothing is shared with those that have another one."""
 FOREIGN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT")
 """What would win over that, and so must not be set."""
 

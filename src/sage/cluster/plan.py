@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sage.cluster.cluster import LOOPBACK
+from sage.cluster.cluster import APART, LOOPBACK
 from sage.errors import ClusterError, UsageError
 
 MOST_NODES = 200
@@ -35,17 +35,24 @@ class NodePlan:
     store_bytes: int
     gpus: int | None = 0
     resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     forwards_output: bool = False
     address: str = LOOPBACK
     namespaces: Sequence[str] = ()
 
 
 def plan_nodes(
-    nodes: int, cpus: int | None = None, store_bytes: int | None = None, resources: Mapping[str, float] | None = None
+    nodes: int,
+    cpus: int | None = None,
+    store_bytes: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    *,
+    apart: bool = False,
 ) -> tuple[NodePlan, ...]:
     """`nodes` equal nodes on loopback, called ``node-0`` (the head) and so on.
 
     Without `cpus` they divide the processors of this machine, without `store_bytes` a third of its free shared memory.
+    If they are `apart`, each stands for a machine of its own.
     Raises `UsageError` E104 for numbers that make no sense, `ClusterError` E837 where memory does not suffice.
     """
     _check_number("nodes", nodes, 1, MOST_NODES)
@@ -57,7 +64,10 @@ def plan_nodes(
     _check_number("bytes of the object store", store_bytes, LEAST_STORE_BYTES, 1 << 50)
     check_memory(nodes)
     gpus = None if nodes == 1 else 0  # several nodes would each count all of them
-    return tuple(NodePlan(f"node-{number}", cpus, store_bytes, gpus, dict(resources or {})) for number in range(nodes))
+    return tuple(
+        NodePlan(name, cpus, store_bytes, gpus, dict(resources or {}), {APART: name} if apart else {})
+        for name in (f"node-{number}" for number in range(nodes))
+    )
 
 
 def check_memory(nodes: int) -> None:

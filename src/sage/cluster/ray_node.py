@@ -34,6 +34,7 @@ def start_node(plan: NodePlan, folder: Path, head_address: str | None) -> Any:
         raylet_socket_name=str(folder / "ray" / "sockets" / f"raylet-{own}"),
         plasma_store_socket_name=str(folder / "ray" / "sockets" / f"store-{own}"),
         resources=dict(plan.resources),
+        labels=dict(plan.labels),
         gcs_address=head_address,
         gcs_server_port=0 if is_head else None,
         min_worker_port=0,  # any free port, instead of a range that another cluster uses too

@@ -23,6 +23,8 @@ from sage.runtime.placement import Placement
 from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Try, Watch
 
+AT_ONCE_PARTS = 16
+"""Of a message: written to a socket in one call."""
 LONGEST_CHAIN = 8
 """Causes of an error that are sent along at most."""
 
@@ -189,18 +191,25 @@ class Link(Protocol):
 class SocketLink:
     """A link over a connected socket."""
 
+    why = ""
+    """Nothing is known of its end but that it came."""
+
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._incoming = end.makefile("rb")
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
         data, buffers = pack(message)
         parts: list[memoryview] = [memoryview(data), *(buffer.raw() for buffer in buffers)]
         header = struct.pack(f"<{len(parts) + 1}Q", len(parts), *(part.nbytes for part in parts))
+        parts.insert(0, memoryview(header))
         with self._sending:
-            self._socket.sendall(header)
+            sent = self._socket.sendmsg(parts[:AT_ONCE_PARTS])
             for part in parts:
-                self._socket.sendall(part)
+                if sent < part.nbytes:
+                    self._socket.sendall(part.cast("B")[sent:])
+                sent = max(0, sent - part.nbytes)
 
     def receive(self) -> Any:
         try:
@@ -219,16 +228,13 @@ class SocketLink:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self._incoming.close()
         self._socket.close()
 
     def _read(self, size: int) -> bytearray:
         data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = self._socket.recv_into(view)
-            if not got:
-                raise ConnectionResetError("the other end is gone")
-            view = view[got:]
+        if self._incoming.readinto(data) < size:
+            raise ConnectionResetError("the other end is gone")
         return data
 
 

@@ -21,7 +21,7 @@ class Placed:
     task: str
     instance: int
     where: str
-    """The host, and the node it is on."""
+    """The host, the node it is on, and how records get there."""
     reason: str
     scores: tuple[tuple[str, float | None], ...]
     """Of each candidate: the lowest won; None: it could not have been."""

@@ -8,7 +8,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import HostError, UsageError
@@ -17,13 +18,14 @@ from sage.flow.shipping import kept_apart
 from sage.queues import SharedMemoryQueueDescriptor, new_key
 from sage.runtime.edges import queues_of
 from sage.runtime.engine import Made
-from sage.runtime.messages import Parcel
-from sage.runtime.placement import HOME, Placement, with_routes
+from sage.runtime.messages import Parcel, SocketLink
+from sage.runtime.placement import HOME, Placed, Placement, with_routes
 from sage.runtime.processes import processor_s_of
 from sage.runtime.ray_cluster import connected, nodes_of_cluster
-from sage.runtime.ray_handle import CallsControl, Control, RayHandle
+from sage.runtime.ray_door import Door
+from sage.runtime.ray_handle import CallsControl, Control, NearControl, RayHandle
 from sage.runtime.ray_host import RayHost
-from sage.runtime.ray_link import Address, NodeWay, called_by, here, reaches, serve
+from sage.runtime.ray_link import Address, MachineWay, called_by, here, reaches, serve
 from sage.runtime.ray_placement import MOST_HOSTS, demands_of, place_on, seats_on
 from sage.scheduling import DEFAULT, scheduler_named
 
@@ -55,6 +57,7 @@ class RayEngine:
         self._held = ExitStack()
         self._actors: dict[int, Any] = {}
         self._addresses: dict[int, Address] = {}
+        self._near: dict[int, SocketLink] = {}
         self._server: QueueServer | None = None
         self._caller: str | None = None
         self._shipping = threading.Lock()
@@ -90,7 +93,15 @@ class RayEngine:
             self._placement = place_on(graph, self._nodes, self._seats, self.scheduler)
         self._is_first = False
         self._placement = with_routes(graph, self._placement)
-        return self._placement
+        return replace(self._placement, why=tuple(map(self._with_way, self._placement.why)))
+
+    def _with_way(self, placed: Placed) -> Placed:
+        is_near = self._is_near(self._placement.hosts[placed.task][placed.instance])
+        way = "by calls of Ray" if self._caller else "through shared memory" if is_near else "over a link"
+        return replace(placed, where=f"{placed.where}, reached {way}")
+
+    def _is_near(self, number: int) -> bool:
+        return self._addresses[number].machine == self._addresses[HOME].machine
 
     def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
         hosts = placement.hosts[task.name]
@@ -104,9 +115,14 @@ class RayEngine:
 
     def host(self, number: int) -> RayHandle:
         assert self._server is not None
-        home, address = self._addresses[HOME], self._addresses[number]
-        control = Control(self._server, home) if self._caller is None else CallsControl(self._caller)
-        return RayHandle(self._actors[number], address, control, self._shared, is_near=address.node == home.node)
+        address, control = self._addresses[number], self._control(number)
+        return RayHandle(self._actors[number], address, control, self._shared)
+
+    def _control(self, number: int) -> NearControl | Control | CallsControl:
+        assert self._server is not None
+        if number in self._near:
+            return NearControl(self._near.pop(number))
+        return Control(self._server, self._addresses[HOME]) if self._caller is None else CallsControl(self._caller)
 
     def clear(self, lost: Collection[int]) -> None:
         """End the actors that are left, and what was begun for this attempt; the next is for the nodes that answer."""
@@ -130,16 +146,20 @@ class RayEngine:
         self._held.close()
 
     def _end_actors(self) -> None:
-        """Those of this node are gone then; Ray sees to the others, within seconds also where one does not answer."""
+        """Those of this machine are gone then; Ray sees to others, within seconds even where a node does not answer."""
         import ray
 
         for actor in self._actors.values():
             ray.kill(actor)
-        near = [self._addresses[number] for number in self._actors if number in self._addresses]
-        until = time.monotonic() + GONE_S
+        machine, until = here(), time.monotonic() + GONE_S
+        addresses = [self._addresses[number] for number in self._actors if number in self._addresses]
+        near = [address.process for address in addresses if address.machine == machine]
         while near and time.monotonic() < until:
-            near = [address for address in near if address.node == here() and processor_s_of(address.process)]
+            near = [process for process in near if processor_s_of(process)]
             time.sleep(0.005)
+        for link in self._near.values():
+            link.close()
+        self._near.clear()
         self._actors.clear()
 
     def _start_actors(self, graph: ExecutionGraph) -> set[str]:
@@ -153,15 +173,18 @@ class RayEngine:
             options = _options(demands, node_of[number])
             self._actors[number] = ray.remote(RayHost).options(**options).remote()
         home = self._addresses[HOME]
-        calls = {number: actor.listen.remote(self._key, home) for number, actor in self._actors.items()}
-        gone = self._late({call: node_of[number] for number, call in calls.items()})
-        if gone:
-            return gone
-        for number, call in calls.items():
-            with _died(node_of[number]):
-                self._addresses[number], is_reached = ray.get(call)
-            if not (is_reached and reaches(self._addresses[number])):
-                self._use_calls(self._addresses[number])
+        with closing(Door(MOST_HOSTS)) as door:
+            calls = {number: actor.listen.remote(self._key, home, door.name) for number, actor in self._actors.items()}
+            gone = self._late({call: node_of[number] for number, call in calls.items()})
+            if gone:
+                return gone
+            for number, call in calls.items():
+                with _died(node_of[number]):
+                    self._addresses[number], is_reached = ray.get(call)
+                if not (is_reached and reaches(self._addresses[number])):
+                    self._use_calls(self._addresses[number])
+            near = {self._addresses[number].process: number for number in calls if self._is_near(number)}
+            self._near = {near[process]: link for process, link in door.let_in(near).items()}
         if self._is_first:
             self._patience_s = max(AGAIN_S, 2 * (time.monotonic() - began_s))
         return set()
@@ -188,7 +211,7 @@ class RayEngine:
         if self._caller is not None:
             called = called_by(self._caller, memory.maxsize)
             return Made(called, called.create())
-        way = NodeWay(self._addresses[owner], memory)
+        way = MachineWay(self._addresses[owner], memory)
         if owner != HOME:
             import ray
 
@@ -241,7 +264,10 @@ def _pending(calls: Sequence[Any], timeout_s: float) -> list[Any]:
     """Those that have not answered in time."""
     import ray
 
-    return ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[1] if calls else []
+    try:
+        return ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[1] if calls else []
+    except SystemError as error:  # how an interrupt inside Ray's own code comes out of it
+        raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage.queues import LocalQueueDescriptor
 from sage.runtime.deadletters import reason_of
-from sage.runtime.messages import Parcel, Setup
+from sage.runtime.messages import Link, Parcel, Setup, SocketLink
 from sage.runtime.processes import processor_s_of
 from sage.runtime.ray_link import Address, CallsWay, ControlWay, QueueLink, called_by
 
@@ -59,19 +59,31 @@ class CallsControl:
         self.link.shut()
 
 
+class NearControl:
+    """The same to a host of this machine: a socket, which it has the other end of."""
+
+    way = None
+
+    def __init__(self, link: SocketLink) -> None:
+        self.link = link
+
+    def end(self) -> None:
+        """The host is gone."""
+        self.link.shut()
+
+
 class RayHandle:
     """One actor, from the call that lasts as long as the run to its end."""
 
     def __init__(
-        self, actor: Any, address: Address, control: Control | CallsControl, ship: Callable[[Parcel], Any], *,
-        is_near: bool,
+        self, actor: Any, address: Address, control: Control | CallsControl | NearControl,
+        ship: Callable[[Parcel], Any],
     ) -> None:  # fmt: skip
         self._actor = actor
         self._address = address
-        self._is_near = is_near
         self._control = control
         self._ship = ship
-        self.link = control.link
+        self.link: Link = control.link
         self._run: Any = None
 
     def start(self, setup: Setup) -> None:
@@ -102,4 +114,4 @@ class RayHandle:
         return self._address.process
 
     def processor_s(self) -> float | None:
-        return processor_s_of(self._address.process) if self._is_near else None
+        return processor_s_of(self._address.process) if isinstance(self._control, NearControl) else None

@@ -14,7 +14,8 @@ from sage import settings
 from sage.queues import SharedMemoryQueueDescriptor
 from sage.queues.remote.server import QueueServer
 from sage.runtime.hosted import HostProgram
-from sage.runtime.messages import Link, Parcel, Printed, Setup
+from sage.runtime.messages import Link, Parcel, Printed, Setup, SocketLink
+from sage.runtime.ray_door import knock
 from sage.runtime.ray_link import Address, CallsWay, ControlWay, reaches, serve
 
 
@@ -23,10 +24,13 @@ class RayHost:
 
     def __init__(self) -> None:
         self._server: QueueServer
+        self._near: SocketLink | None = None
 
-    def listen(self, key: str, driver: Address) -> tuple[Address, bool]:
+    def listen(self, key: str, driver: Address, door: str) -> tuple[Address, bool]:
         """Where this host will serve its queues; and whether it reaches those of the driver."""
         address, self._server = serve(key)
+        if address.machine == driver.machine:
+            self._near = knock(door, driver.process)
         return address, reaches(driver)
 
     def own(self, memory: SharedMemoryQueueDescriptor) -> None:
@@ -34,9 +38,13 @@ class RayHost:
         queue: Any = memory.create()
         self._server.serve(memory.queue_id, queue)
 
-    def run(self, control: ControlWay | CallsWay, plan: Parcel) -> str:
-        """Be a host, to the end of the run or of the link to the driver; returns why the link ended, if it did."""
-        link = control.open()
+    def run(self, control: ControlWay | CallsWay | None, plan: Parcel) -> str:
+        """Be a host, to the end of the run or of the link to the driver: that of `listen` where there is no `control`.
+
+        Returns why the link ended, if it did and that is known.
+        """
+        link = self._near if control is None else control.open()
+        assert link is not None
         setup = link.receive()
         if not isinstance(setup, Setup):
             return link.why

@@ -1,5 +1,5 @@
-"""What lies between the hosts of a cluster: queues in the memory of a node that other nodes reach over one link, and
-the control link of a host. One key for each run, handed out through Ray, authenticates and encrypts all of it."""
+"""What lies between the hosts of a cluster: queues in the memory of a machine that others reach over one link, and the
+control link of a host. One key for each run, handed out through Ray, authenticates and encrypts all of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sage.cluster.cluster import APART
 from sage.errors import QueueError
 from sage.flow.shipping import pack, unpack
+from sage.processes import this_process
 from sage.queues import Queue, RayQueueDescriptor, RPCQueueDescriptor, SharedMemoryQueueDescriptor
 
 if TYPE_CHECKING:
@@ -18,33 +20,35 @@ if TYPE_CHECKING:
 
 REACH_S = 5.0
 """How long a connection to another node may take."""
+MEMORY = "/dev/shm"
+"""Where queues in shared memory are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a host serves its queues."""
 
-    node: str
-    """Ray's id of its node."""
+    machine: str
+    """Which it is: see `here`. Several nodes of Ray may be on one."""
     host: str
     port: int
     process: int
     key: str = field(repr=False)
 
     def remote(self, queue_id: str) -> RPCQueueDescriptor:
-        """A queue of this host, as other nodes see it."""
+        """A queue of this host, as other machines see it."""
         return RPCQueueDescriptor(queue_id=queue_id, host=self.host, port=self.port, key=self.key)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeWay:
-    """A queue that its owner keeps in the memory of its node."""
+class MachineWay:
+    """A queue that its owner keeps in the memory of its machine."""
 
     owner: Address
     memory: SharedMemoryQueueDescriptor
 
     def open(self) -> Queue[Any]:
-        return self.memory.open() if here() == self.owner.node else self.owner.remote(self.memory.queue_id).open()
+        return self.memory.open() if here() == self.owner.machine else self.owner.remote(self.memory.queue_id).open()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class QueueLink:
 
 def reaches(address: Address) -> bool:
     """Whether this process can open a connection there, if it needs one."""
-    if address.node == here():
+    if address.machine == here():
         return True
     try:
         socket.create_connection((address.host, address.port), REACH_S).close()
@@ -125,11 +129,16 @@ def reaches(address: Address) -> bool:
 
 
 def here() -> str:
-    """Ray's id of the node that this process is on."""
+    """The machine of this process: those that say the same share memory, and know one another by process id.
+
+    Who is in another network is on another machine, as in the laboratory; so are nodes that are to be `APART`.
+    """
     import ray
 
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
+    memory = os.stat(MEMORY)
+    spaces = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("user", "pid", "net")]
+    apart = ray.get_runtime_context().get_node_labels().get(APART, "")
+    return "/".join(map(str, (this_process().boot, os.geteuid(), memory.st_dev, memory.st_ino, *spaces, apart)))
 
 
 def serve(key: str) -> tuple[Address, QueueServer]:

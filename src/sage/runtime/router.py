@@ -242,7 +242,7 @@ class Router:
 
 def most_of(slots: int) -> int:
     """How many pieces a host of so many slots may have."""
-    return slots + max(AHEAD, slots // 4)
+    return slots + max(AHEAD, slots)
 
 
 def _row(view: Replica, score: float) -> Routed:
