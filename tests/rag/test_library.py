@@ -1,10 +1,13 @@
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from sage.errors import RecordError, SourceError
 from sage.rag import ask, index_files
+from sage.rag.build import build_index
 
 
 @pytest.fixture
@@ -54,6 +57,27 @@ def test_files_that_cannot_be_indexed(tmp_path, name, content, code):
     with pytest.raises(SourceError, match=code):
         index_files(tmp_path / name, tmp_path / "x.index", model="hashing")
     assert not (tmp_path / "x.index").exists()
+
+
+def test_a_link_to_nothing_is_not_the_fault_of_the_index(tmp_path):
+    (tmp_path / "gone.md").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"E362 the file cannot be read at .*gone\.md"):
+        index_files(tmp_path, tmp_path / "x.index", model="hashing")
+    unreadable = ({"text": Path(name).read_text()} for name in [tmp_path / "gone.md"])
+    with pytest.raises(SourceError, match=r"E362 a document cannot be read at .*gone\.md"):
+        build_index(unreadable, tmp_path / "x.index", model="hashing")
+    assert [path.name for path in tmp_path.iterdir()] == ["gone.md"]
+
+
+def test_who_may_read_an_index_is_left_to_the_umask(folder, tmp_path):
+    before = os.umask(0o027)
+    try:
+        index_files(folder, tmp_path / "x.index", model="hashing")
+    finally:
+        os.umask(before)
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "x.index").rglob("*") if file.is_file()}
+    assert modes == {0o640}
+    assert (tmp_path / "x.index").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_missing_file_and_a_document_without_a_name(tmp_path):

@@ -57,7 +57,7 @@ import os, signal, sys
 from pathlib import Path
 from sage.flow.sink import SinkContext
 from sage.rag import IndexSink
-import sage.rag.build as build
+import sage.rag.place as place
 
 writer = IndexSink("killed.index", model="hashing").open(SinkContext("test", "write", job="7"))
 documents = [{"id": f"d{n}", "title": f"number {n}", "text": f"the word and {n}"} for n in range(20)]
@@ -65,22 +65,30 @@ for start in range(0, 20, 5):
     writer.write(documents[start:start + 5], [f"in/{n}" for n in range(start, start + 5)])
     if sys.argv[1] == str(start):
         os.kill(os.getpid(), signal.SIGKILL)
-synced = build._sync
-def sync(path):
-    synced(path)
-    if sys.argv[1] == "sync" and path.is_dir():
-        os.kill(os.getpid(), signal.SIGKILL)
-build._sync = sync
+def kill_after(owner, name, moment, at):
+    act = getattr(owner, name)
+    def acted(path, *more):
+        act(path, *more)
+        if sys.argv[1] == moment and at(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, acted)
+kill_after(place, "_sync", "sync", Path.is_dir)
+kill_after(Path, "rename", "aside", lambda path: path.name == "killed.index")
 writer.commit()
 """
 
 
-def test_a_job_that_is_killed_while_it_writes_or_builds_has_each_document_once(tmp_path: Path) -> None:
-    for moment, code in (("10", -signal.SIGKILL), ("sync", -signal.SIGKILL), ("never", 0), ("never", 0)):
+def test_a_job_that_is_killed_while_it_writes_or_builds_has_each_document_once(
+    tmp_path: Path, build_here: BuildHere
+) -> None:
+    build_here([document(3, "old"), document(99, "old")], "killed.index")
+    (tmp_path / ".killed.index-mine").mkdir()
+    killed = -signal.SIGKILL
+    for moment, code in (("10", killed), ("sync", killed), ("aside", killed), ("never", 0), ("never", 0)):
         ended = subprocess.run([sys.executable, "-c", KILLED, moment], check=False, capture_output=True)
         assert ended.returncode == code, ended.stderr.decode()
-    assert titles(tmp_path / "killed.index") == {f"d{n}": f"number {n}" for n in range(20)}
-    assert [path.name for path in tmp_path.iterdir()] == ["killed.index"]
+    assert titles(tmp_path / "killed.index") == {f"d{n}": f"number {n}" for n in range(20)} | {"d99": "old"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".killed.index-mine", "killed.index"]
 
 
 def test_a_model_that_there_is_not_is_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from sage.errors import PipelineError, SourceError, StorageError
+from sage.errors import PipelineError, SourceError
 from sage.rag.chunking import chunk
 from sage.rag.documents import Document, DocumentWriter
 from sage.rag.embedder import Embedder, open_embedder
@@ -20,6 +18,7 @@ from sage.rag.lexical import write_lexicon
 from sage.rag.manifest import FORMAT, Manifest, seal_files, write_manifest
 from sage.rag.model import MODEL_NAME
 from sage.rag.passages import write_passages
+from sage.rag.place import check_target, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,22 +78,11 @@ def build_index(
         options.get("threads") or len(os.sched_getaffinity(0)),
     )  # fmt: skip
     plan.check(embedder.max_tokens, str(target))
-    try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        work.chmod(0o755)
+    with replacing(target) as work:
         builder = _Builder(embedder, work, plan)
-        builder.add_all(documents, options.get("progress"))
+        builder.add_all(_readable(documents), options.get("progress"))
         manifest = builder.finish()
         size_bytes = sum(seal.size_bytes for seal in manifest.files.values())
-        _replace(work, target)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return IndexSummary(
         target, embedder.name, manifest.documents, builder.empty, manifest.passages, manifest.vectors, size_bytes,
         time.perf_counter() - started,
@@ -188,36 +176,9 @@ def _batches(documents: Iterator[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def check_target(target: Path) -> None:
-    """Raise `StorageError` E666 if something is at `target` that is no index."""
-    if target.is_symlink() or (target.exists() and not (target / "manifest.json").is_file()):
-        raise StorageError(
-            "E666", "there is something else where the index shall be", at=str(target), try_="another path"
-        )
-
-
-def _replace(work: Path, target: Path) -> None:
-    """Put `work` where `target` is. Who has the old index open goes on reading it."""
-    for file in work.rglob("*"):
-        _sync(file)
-    _sync(work)
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=work.parent))
-        target.rename(aside / "index")
-        work.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        work.rename(target)
-    _sync(work.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _readable(documents: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """What cannot be read is not the fault of the index."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write(target: Path, error: OSError) -> StorageError:
-    return StorageError("E666", "the index cannot be written", at=str(target), got=error.strerror or str(error))
+        yield from documents
+    except OSError as error:
+        raise SourceError("E362", "a document cannot be read", at=error.filename, got=error.strerror) from error

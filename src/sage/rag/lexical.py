@@ -54,11 +54,12 @@ def write_lexicon(passages: Iterable[str], folder: Path) -> None:
         writer.add_document(tantivy.Document(text=spaced(text), passage=number))
     writer.commit()
     writer.wait_merging_threads()
+    readable = folder.stat().st_mode & 0o666  # as the umask will have it: tantivy's files are the owner's alone
     for file in folder.iterdir():
         if file.name.endswith(".lock"):
             file.unlink()
         else:
-            file.chmod(0o644)
+            file.chmod(readable)
 
 
 class Lexicon:

@@ -61,7 +61,8 @@ def read_documents(paths: Iterable[str | Path]) -> Generator[dict[str, Any]]:
             if file.name.endswith(CORPUS_SUFFIXES):
                 yield from _corpus(file)
             else:
-                yield {"id": file.as_posix(), "title": _title(file), "text": _text(file)}
+                text = _text(file)
+                yield {"id": file.as_posix(), "title": _title(file, text), "text": text}
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -116,13 +117,10 @@ def _text(file: Path) -> str:
         raise SourceError("E362", "the file cannot be read", at=str(file), got=error.strerror) from error
 
 
-def _title(file: Path) -> str:
+def _title(file: Path, text: str) -> str:
     """The first heading of a Markdown file, or the file's name without its suffix."""
     if file.suffix.lower() in (".md", ".markdown"):
-        with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            for line in stream:
-                if line.startswith("#"):
-                    return line.strip("# \n")
-                if line.strip():
-                    break
+        first = text.lstrip().partition("\n")[0]
+        if first.startswith("#"):
+            return first.strip("# ")
     return file.stem.replace("_", " ").replace("-", " ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import Any, ClassVar, Literal
 from sage.connectors.keyvalue_file import Entries, EntryWriter
 from sage.errors import SageError, SinkError
 from sage.flow.sink import Rejected, Sink, SinkContext, Writer
-from sage.rag.build import build_index, check_target
+from sage.rag.build import build_index
 from sage.rag.documents import Document, DocumentReader
 from sage.rag.embedder import Embedder, check_model, open_embedder
 from sage.rag.manifest import read_manifest
 from sage.rag.model import MODEL_NAME
+from sage.rag.place import check_target
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,6 @@ class _IndexWriter(Writer):
         with closing(Entries(str(self._spool))) as entries:
             if len(entries):
                 build_index(_together(self._target, entries), self._target, model=self._embedder.name)
-        for left in self._target.parent.glob(f".{self._target.name}-*"):  # of a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
         self._spool.unlink()
 
     def abort(self) -> str | None:
