@@ -9,6 +9,7 @@ from typing import Any
 from sage.cli.figures import clock, columns_as_text, count, line_width, seconds
 from sage.cli.why import placements, routes, times
 from sage.errors import shorten
+from sage.flow.admission import EndpointFigures
 from sage.jobs.states import State
 from sage.runtime.account import Account
 from sage.runtime.outcome import JobSnapshot, Status
@@ -40,10 +41,16 @@ def snapshot_of(found: Mapping[str, Any]) -> JobSnapshot | None:
         stopping=figures["stopping"],
         elapsed_s=figures["elapsed_s"],
         account=Account(**figures["account"]),
-        steps=tuple(StepSnapshot(**step) for step in figures["steps"]),
+        steps=tuple(map(_step_of, figures["steps"])),
         p50_s=figures["p50_s"],
         p99_s=figures["p99_s"],
+        restarts=tuple(figures["restarts"]),
     )
+
+
+def _step_of(figures: Mapping[str, Any]) -> StepSnapshot:
+    endpoints = tuple(EndpointFigures(**each) for each in figures["endpoints"])
+    return StepSnapshot(**{**figures, "endpoints": endpoints})
 
 
 def table(jobs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
