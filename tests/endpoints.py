@@ -265,6 +265,12 @@ async def _json(exchange: Exchange, _: str) -> web.StreamResponse:
     return exchange.whole(exchange.text)
 
 
+@act("indented")
+async def _indented(exchange: Exchange, _: str) -> web.StreamResponse:
+    whole = exchange.whole(exchange.text)
+    return web.Response(body=json.dumps(json.loads(str(whole.text)), indent=2), content_type="application/json")
+
+
 @act("bare")
 async def _bare(exchange: Exchange, _: str) -> web.StreamResponse:
     return await exchange.stream([*_chunks(exchange.text), _chunk(None, "stop"), DONE])
@@ -359,6 +365,7 @@ _FAILURES: dict[str, tuple[int, dict[str, Any]]] = {
         {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}},
     ),
     "policy": (400, {"error": {"message": "The prompt was filtered.", "code": "content_filter"}}),
+    "policy-403": (403, {"error": {"message": "The prompt was filtered.", "code": "content_filter"}}),
     "quota": (429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}),
     "vllm-400": (
         400,

@@ -135,6 +135,7 @@ def test_only_keys_open_it() -> None:
         ("[[endpoint]]\nurl = 'ftp://x'", "E242"),
         ("[[endpoint]]\nurl = 'http://x'\n[[endpoint]]\nurl = 'http://x'", "E242"),
         ("host = '0.0.0.0'\n[[endpoint]]\nurl = 'http://x'", "E247"),
+        ("host = '127.example.org'\n[[endpoint]]\nurl = 'http://x'", "E247"),
         ("port = 70000", "E241"),
         ("port = '1'", "E241"),
         ("prot = 1", "E241"),
@@ -198,6 +199,26 @@ fields = st.dictionaries(
     st.sampled_from(["model", "messages", "prompt", "input", "stream", "stream_options", "n", "stop", "max_tokens"]),
     values | st.just(MODEL) | st.just(MESSAGES) | st.just(True),
 )
+
+
+@pytest.mark.parametrize("odd", [b'"x": 1e999', b'"x": "\xff"', b'"stream": true, "stream_options": {"x": 1e999}'])
+def test_what_nobody_reads_may_be_no_json_either(odd: bytes) -> None:
+    """Where all of a body has to be read, and only there."""
+    body = b'{"model": "tiny-model", "seed": 1, "messages": [{"role": "user", "content": "Hi"}], %b}' % odd
+    config = {"models": (MODEL,), "cache_bytes": 1 << 20}
+    with gateway_for("http://127.0.0.1:9", **config) as gateway:  # type: ignore[arg-type]
+        assert ask(gateway, CHAT, body, X_SAGE_Cache="use").status == 400
+        assert ask(gateway, CHAT, body.replace(b'{"model"', b'{"base_url": "x", "model"')).status == 400
+
+
+def test_what_has_no_limit_of_its_own_has_one_under_a_budget() -> None:
+    body = {"model": MODEL, "prompt": "Hi", "max_completion_tokens": 3}  # which is unknown there
+    asked = requests.completion(json.dumps(body).encode(), 7)
+    assert json.loads(asked.body)["max_tokens"] == 7
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture, picture]}]
+    seen = requests.chat(json.dumps({"model": MODEL, "messages": messages, "max_tokens": 3}).encode(), 7)
+    assert seen.most_tokens > 2 * requests.MEDIA_TOKENS
 
 
 @given(fields.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=64))

@@ -5,11 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from behind import CHAT, MODEL, Said, ask, chat, gateway_for, keyed, used
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import Wait
+from endpoints import MODEL as SERVED
+from endpoints import MisbehavingEndpoint
 from sage.gateway import Gateway
+from sage.gateway import batch as parts
 from sage.llm.simulated import SimulatedEndpoint
 
 
@@ -27,13 +33,13 @@ def line(custom_id: str, body: object, url: str = CHAT) -> bytes:
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).encode()
 
 
-def upload(gateway: Gateway, content: bytes, purpose: str = "batch", **headers: str) -> Said:
-    parts = [
+def upload(gateway: Gateway, content: bytes, purpose: str = "batch", name: bytes = b"in.jsonl", **headers: str) -> Said:
+    pieces = [
         b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n' + purpose.encode(),
-        b'\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n' + content,
+        b'\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n%b' % (name, content),
         b"\r\n--x--\r\n",
     ]
-    return ask(gateway, "/v1/files", b"".join(parts), Content_Type="multipart/form-data; boundary=x", **headers)
+    return ask(gateway, "/v1/files", b"".join(pieces), Content_Type="multipart/form-data; boundary=x", **headers)
 
 
 def create(gateway: Gateway, file: str, window: str = "24h", endpoint: str = CHAT, **headers: str) -> Said:
@@ -227,3 +233,29 @@ def test_bad_requests(endpoint: SimulatedEndpoint) -> None:
             assert ask(second, "/v1/batches").error["code"] == "no_batches"
             assert ask(second, CHAT, chat()).status == 200
     assert not list(Path("batches").glob("*.part"))
+
+
+@given(
+    st.binary(max_size=40)
+    | st.recursive(st.text() | st.floats(), st.lists).map(lambda v: json.dumps(v, indent=1).encode())
+)
+def test_whatever_an_endpoint_answers_is_one_line_that_can_be_read(body: bytes) -> None:
+    kept = msgspec.json.encode(parts.ended("q", 200, body))
+    assert b"\n" not in kept
+    read = parts.read_result(kept)
+    assert read.good
+    assert json.loads(kept)["response"]["body"] == read.response["body"]  # type: ignore[index]
+
+
+def test_an_answer_on_many_lines_and_one_that_was_filtered(wait_until: Wait) -> None:
+    with MisbehavingEndpoint() as endpoint, gateway_for(endpoint.url) as gateway:
+        endpoint.script(["indented", "policy-403", "json"])
+        file = upload(gateway, lines(3, stream=False, model=SERVED), name=b"\xff\xfe.jsonl")
+        assert file.status == 200
+        found = ended(gateway, create(gateway, file.json["id"]).json["id"], wait_until)
+        assert found["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+        (failed,) = results(gateway, found["error_file_id"]).values()
+        assert failed["response"]["body"]["error"]["code"] == "content_filter"
+        assert ask(gateway, "/v1/batches?limit=" + "0" * 4409 + "5").status == 400
+    (booked,) = used(gateway)
+    assert (booked.requests, booked.failed) == (3, 1)

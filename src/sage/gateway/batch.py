@@ -157,8 +157,17 @@ def window_s(said: str) -> int:
 
 def ended(line: Line | str, status_code: int, body: bytes) -> Result:
     """It was answered, if perhaps by an error."""
-    response = {"status_code": status_code, "request_id": new_id("req_"), "body": msgspec.Raw(body)}
+    response = {"status_code": status_code, "request_id": new_id("req_"), "body": _on_one_line(body)}
     return Result(new_id("batch_req_"), line if isinstance(line, str) else line.custom_id, response)
+
+
+def _on_one_line(body: bytes) -> msgspec.Raw:
+    """JSON as it came but for its spaces; anything else as a text."""
+    try:
+        msgspec.json.decode(body)
+        return msgspec.Raw(msgspec.json.format(body, indent=-1))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return msgspec.Raw(msgspec.json.encode(body.decode("utf-8", "replace")))
 
 
 def never_sent(custom_id: str, code: str, message: str) -> Result:

@@ -97,7 +97,7 @@ class BatchRoutes:
                 if part.name == "purpose":
                     purpose = (await part.read_chunk(64)).decode("ascii", "replace")
                 elif part.name == "file" and filename is None:
-                    filename = (part.filename or "file")[:256]
+                    filename = (part.filename or "file")[:256].encode("utf-8", "replace").decode()
                     await self._written(part, draft)
         except (ValueError, web.RequestPayloadError):
             raise Refusal(400, "the form cannot be read") from None
@@ -191,7 +191,7 @@ def _not_kept() -> Refusal:
 def _page(request: web.Request, listed: Sequence[Any], public: Callable[[Any], dict[str, Any]]) -> web.Response:
     """At most ``limit`` of them behind the one called ``after``."""
     said = request.query.get("limit", str(MAX_PAGE))
-    if not said.isascii() or not said.isdigit() or not 0 < int(said[:9]) <= 10_000:
+    if len(said) > 9 or not said.isascii() or not said.isdigit() or not 0 < int(said) <= 10_000:
         raise Refusal(400, "a number from 1 to 10000 is expected", param="limit")
     limit, after = min(int(said), MAX_PAGE), request.query.get("after")
     names = [each.id for each in listed]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import msgspec
 
 from sage.clock import SYSTEM_CLOCK
-from sage.errors import EndpointBusy, EndpointError
+from sage.errors import EndpointBusy, EndpointError, RecordError
 from sage.gateway.batch import (
     BAND,
     ENDED,
@@ -37,6 +38,7 @@ AT_ONCE = 128
 ATTEMPTS = 3
 LONGEST_PAUSE_S = 60.0
 
+_log = logging.getLogger(__name__)
 Answer = Callable[[Asked, Caller, Labels, int, float], Awaitable[tuple[int, bytes]]]
 """`sage.gateway.serving.Serving.whole`."""
 
@@ -95,10 +97,16 @@ class BatchRunner:
         try:
             await self._take_on(batch)
         except (OSError, msgspec.MsgspecError):  # the disk is full, or gone; what is written there is not ours
-            batch.errors = [LineError("storage_error", "the gateway cannot keep what became of it", 0)]
-            batch.enter("failed", SYSTEM_CLOCK.wall())
-            with suppress(OSError):
-                self._store.save(batch)
+            self._failed(batch, "storage_error", "the gateway cannot keep what became of it")
+        except Exception:  # noqa: BLE001 -- the task's outermost edge: or it would seem to be in progress for ever
+            _log.exception("E990: a batch was given up")
+            self._failed(batch, "internal_error", "the gateway has a defect")
+
+    def _failed(self, batch: Batch, code: str, message: str) -> None:
+        batch.errors = [LineError(code, message, 0)]
+        batch.enter("failed", SYSTEM_CLOCK.wall())
+        with suppress(OSError):
+            self._store.save(batch)
 
     async def _take_on(self, batch: Batch) -> None:
         caller = self._named(batch.key)
@@ -186,8 +194,8 @@ class BatchRunner:
                 return ended(line, status, body)
             except Refusal as refusal:
                 return ended(line, refusal.status, refusal.body)
-            except EndpointError as error:
-                if attempt == ATTEMPTS:
+            except (EndpointError, RecordError) as error:
+                if attempt == ATTEMPTS or isinstance(error, RecordError):
                     failed = of_endpoints(error, 0.0)
                     return ended(line, failed.status, failed.body)
         raise AssertionError("the last attempt returns")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sage.gateway.requests import Asked
+from sage.gateway.requests import Asked, whole_document
 
 OVERHEAD_BYTES = 300
 """Of an entry, beside the answer itself."""
@@ -90,8 +90,9 @@ class AnswerCache:
 
 
 def key_of(asked: Asked, tenant: str) -> Key | None:
-    """The same for requests that mean the same; None for one that may be answered otherwise the next time."""
-    document = msgspec.json.decode(asked.body)
+    """The same for requests that mean the same; None for one that may be answered otherwise the next time.
+    Raises `Refusal`."""
+    document = whole_document(asked.body)
     sampled = asked.path != "/embeddings" and document.get("temperature") != 0
     if sampled and not isinstance(document.get("seed"), int):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable
 
 from aiohttp import web
@@ -13,7 +12,7 @@ from sage.gateway.faults import ClientGone, Refusal
 from sage.gateway.figures import Figures
 from sage.gateway.ledger import Used
 from sage.gateway.relay import EventRelay, Usage, usage_of
-from sage.gateway.requests import Asked
+from sage.gateway.requests import BYTES_PER_TOKEN, Asked
 from sage.llm.pooled import RelayedAnswer
 from sage.llm.wire import HalfAnswer, TooLarge
 
@@ -43,7 +42,7 @@ class Exchange:
         self._figures = figures
         self._events = EventRelay(asked.usage_wanted)
         self._usage: Usage | None = None
-        self._reused_tokens = 0
+        self._reused_tokens = self._whole_bytes = 0
         self._complete = False
         self._stream: web.StreamResponse | None = None
 
@@ -60,7 +59,7 @@ class Exchange:
         body = await read_whole(answer)
         self.headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
         if answer.status == 200:
-            self._usage = usage_of(body)
+            self._usage, self._whole_bytes = usage_of(body), len(body)
             self._complete = True
             self._settle(answer, 0)
             if self.copy is not None:
@@ -106,10 +105,10 @@ class Exchange:
         return used._replace(prompt_tokens=prompt, completion_tokens=completion)
 
     def _estimated(self) -> int:
-        """The prompt by its length, and a token for each event, if an endpoint's stream began at all."""
-        if self._stream is None or self._granted_at is None:
+        """If an endpoint answered at all: a token for each event, or for what a whole answer has of bytes."""
+        if self._granted_at is None or (self._stream is None and not self._complete):
             return 0
-        return math.ceil(self.asked.prompt_tokens) + self._events.events
+        return self.asked.estimate(self._events.events + self._whole_bytes // BYTES_PER_TOKEN)
 
     async def _begun(self) -> web.StreamResponse:
         stream = web.StreamResponse(headers=self.headers | {"Cache-Control": "no-cache"})

@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from sage.errors import EndpointBusy, EndpointError, EndpointRefused
+from sage.errors import EndpointBusy, EndpointError, EndpointRefused, RecordError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _TIMEOUTS = frozenset({"E711", "E712", "E713", "E714"})
@@ -49,9 +49,11 @@ class ClientGone(Exception):
     """Nobody is there any more to be answered."""
 
 
-def of_endpoints(error: EndpointError, retry_after_s: float) -> Refusal:
+def of_endpoints(error: EndpointError | RecordError, retry_after_s: float) -> Refusal:
     """For what the pool raised; `retry_after_s` is how long one would wait now."""
     match error:
+        case RecordError():
+            return Refusal(400, error.what, code="content_filter" if error.code == "E472" else f"endpoint_{error.code}")
         case EndpointBusy(code="E723"):
             return Refusal(429, "too many requests wait", code="queue_full", retry_after_s=retry_after_s)
         case EndpointBusy():

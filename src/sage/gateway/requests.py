@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -23,6 +23,10 @@ PREFIX_BYTES = 1024
 """Prompts that share so much go to the same endpoint, whose cache may know it."""
 FRAME_TOKENS = 16
 """What a chat template puts around a message or a prompt, at most."""
+
+MEDIA_TOKENS = 16_384
+"""Of an image or another part that is not text, at most, for models that are common now; its address has few bytes."""
+_MEDIA = re.compile(rb'"(?:image|video|audio|file)_url"\s*:|"(?:input_audio|file)"\s*:')
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -62,7 +66,8 @@ class _Route(NamedTuple):
 
     path: str
     prompt_field: str
-    longest_field: str
+    longest_fields: tuple[Literal["max_tokens", "max_completion_tokens"], ...]
+    """Those that are known there, the one to be set last."""
     prompts: int
     framed: int
     """Messages or prompts."""
@@ -102,6 +107,10 @@ class Asked:
     """More it cannot use, if the longest answer is bounded: no token is shorter than a byte."""
     prefix: str
 
+    def estimate(self, answer_tokens: int) -> int:
+        """What it used, where the endpoint does not say."""
+        return math.ceil(self.prompt_tokens) + (answer_tokens if self.answer_tokens else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -118,31 +127,32 @@ class Labels:
 def chat(body: bytes, longest: int | None) -> Asked:
     """Of ``/v1/chat/completions``. `longest`, if given, bounds an answer whose length the request leaves open.
     Raises `Refusal`, as the others."""
-    asked = _checked(_decode_chat, body)
-    route = _Route("/chat/completions", "messages", "max_completion_tokens", 1, len(asked.messages))
+    asked = _read(_decode_chat, body)
+    route = _Route("/chat/completions", "messages", ("max_tokens", "max_completion_tokens"), 1, len(asked.messages))
     return _generation(route, asked, body, longest)
 
 
 def completion(body: bytes, longest: int | None) -> Asked:
     """Of ``/v1/completions``."""
-    asked = _checked(_decode_text, body)
+    asked = _read(_decode_text, body)
     prompts = 1
     if isinstance(asked.prompt, list) and not isinstance(asked.prompt[0], int):
         prompts = len(asked.prompt)
         if prompts > MAX_PROMPTS:
             raise Refusal(400, f"at most {MAX_PROMPTS} prompts in one request, not {prompts}", param="prompt")
-    return _generation(_Route("/completions", "prompt", "max_tokens", prompts, prompts), asked, body, longest)
+    return _generation(_Route("/completions", "prompt", ("max_tokens",), prompts, prompts), asked, body, longest)
 
 
 def embedding(body: bytes, _longest: int | None) -> Asked:
     """Of ``/v1/embeddings``, which have no answer that could be long."""
-    asked = _checked(_decode_embedding, body)
+    asked = _read(_decode_embedding, body)
     inputs = len(asked.input) if isinstance(asked.input, list) and not isinstance(asked.input[0], int) else 1
     if inputs > MAX_INPUTS:
         raise Refusal(400, f"at most {MAX_INPUTS} inputs in one request, not {inputs}", param="input")
     most = len(body) + FRAME_TOKENS * inputs
     tokens = len(body) / BYTES_PER_TOKEN
-    return Asked("/embeddings", asked.model, without_destinations(body), False, False, tokens, 0.0, most, "")
+    body = _checked(without_destinations, body)
+    return Asked("/embeddings", asked.model, body, False, False, tokens, 0.0, most, "")
 
 
 def unknown_model(model: str) -> Refusal:
@@ -179,9 +189,9 @@ def _reuse(given: str | None) -> bool:
 def _generation(route: _Route, asked: _Body, body: bytes, longest: int | None) -> Asked:
     fields = _decode_fields(body)
     changes = _usage_asked_for(asked, fields)
-    limits = [limit for limit in (asked.max_completion_tokens, asked.max_tokens) if limit is not None]
+    limits = [limit for name in route.longest_fields if (limit := getattr(asked, name)) is not None]
     if longest is not None and not limits:
-        changes[route.longest_field] = Raw(b"%d" % longest)
+        changes[route.longest_fields[-1]] = Raw(b"%d" % longest)
         limits = [longest]
     if changes:
         body = msgspec.json.encode(fields | changes)
@@ -191,14 +201,19 @@ def _generation(route: _Route, asked: _Body, body: bytes, longest: int | None) -
     return Asked(
         route.path,
         asked.model,
-        without_destinations(body),
+        _checked(without_destinations, body),
         bool(asked.stream),
         usage_wanted=bool(asked.stream) and "stream_options" not in changes,
         prompt_tokens=len(prompt) / BYTES_PER_TOKEN,
         answer_tokens=float(longest_answers),
-        most_tokens=len(body) + FRAME_TOKENS * (1 + route.framed) + longest_answers,
+        most_tokens=len(body) + FRAME_TOKENS * (1 + route.framed) + MEDIA_TOKENS * _media(prompt) + longest_answers,
         prefix=prompt[:PREFIX_BYTES].decode("utf-8", "replace") if len(prompt) >= PREFIX_BYTES else "",
     )
+
+
+def _media(prompt: bytes) -> int:
+    """Parts that are not text, or a few more: in a text the quotes would be escaped."""
+    return len(_MEDIA.findall(prompt))
 
 
 def _usage_asked_for(asked: _Body, fields: dict[str, Raw]) -> dict[str, Raw]:
@@ -206,16 +221,25 @@ def _usage_asked_for(asked: _Body, fields: dict[str, Raw]) -> dict[str, Raw]:
     options = asked.stream_options
     if not asked.stream or (options is not None and options.include_usage):
         return {}
-    given = msgspec.json.decode(fields["stream_options"]) if options is not None else {}
+    given = whole_document(bytes(fields["stream_options"])) if options is not None else {}
     return {"stream_options": Raw(msgspec.json.encode({**given, "include_usage": True}))}
+
+
+def whole_document(body: bytes) -> Any:
+    """All of it, where that is needed: the fields that nobody reads may still be no JSON. Raises `Refusal`."""
+    return _checked(msgspec.json.decode, body)
+
+
+def _read(decode: Any, body: bytes) -> Any:
+    asked = _checked(decode, body)  # first: what is too long here is not walked through there
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(whole_document(body))
+    return asked
 
 
 def _checked(decode: Any, body: bytes) -> Any:
     try:
-        asked = decode(body)  # first: what is too long here is not walked through there
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-            _check_depth(msgspec.json.decode(body))
-        return asked
+        return decode(body)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$")
         raise Refusal(400, str(error), param=place.strip(".`") or _missing(what)) from None

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import HttpVersion11, web
 
 from sage.clock import SYSTEM_CLOCK
-from sage.errors import EndpointError
+from sage.errors import EndpointError, RecordError
 from sage.gateway import requests
 from sage.gateway.allowance import Allowances, Moment, Need
 from sage.gateway.books import Books
@@ -26,7 +26,7 @@ from sage.gateway.figures import Figures
 from sage.gateway.health import Health
 from sage.gateway.ledger import Used
 from sage.gateway.relay import usage_of
-from sage.gateway.requests import Asked, Labels
+from sage.gateway.requests import BYTES_PER_TOKEN, Asked, Labels
 from sage.llm.pool import EndpointPool
 from sage.llm.turns import Ticket
 
@@ -99,7 +99,8 @@ class Serving:
                 self._cache.put(key, answer, _now())
 
     async def whole(self, asked: Asked, caller: Caller, labels: Labels, band: int, limit_s: float) -> tuple[int, bytes]:
-        """Answer what nobody waits for at a connection: status and body. Raises `Refusal` and `EndpointError`."""
+        """Answer what nobody waits for at a connection: status and body. Raises `Refusal`, `EndpointError`
+        and `RecordError`."""
         pool = self._pools.get(asked.model)
         if pool is None or not caller.may_use(asked.model):
             raise requests.unknown_model(asked.model)
@@ -112,14 +113,17 @@ class Serving:
             async with pool.relay(ticket, asked.path, asked.body, wait_timeout_s=limit_s) as answer:
                 self._health.moved(answer.granted_at)
                 body = await read_whole(answer)
-                usage = usage_of(body) if answer.status == 200 else None
-                if usage is not None:
-                    answer.used(usage.prompt_tokens)
-                    answer.came(usage.completion_tokens)
-                    self._figures.used(asked.model, usage.prompt_tokens, usage.completion_tokens)
-                    used = used._replace(
-                        failed=0, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
-                    )
+                if answer.status == 200:
+                    used = used._replace(failed=0, estimated_tokens=asked.estimate(len(body) // BYTES_PER_TOKEN))
+                    if (usage := usage_of(body)) is not None:
+                        answer.used(usage.prompt_tokens)
+                        answer.came(usage.completion_tokens)
+                        self._figures.used(asked.model, usage.prompt_tokens, usage.completion_tokens)
+                        used = used._replace(
+                            prompt_tokens=usage.prompt_tokens,
+                            completion_tokens=usage.completion_tokens,
+                            estimated_tokens=0,
+                        )
                 return answer.status, body
         finally:
             reservation.settle(used.tokens, _moment())
@@ -147,7 +151,7 @@ class Serving:
             async with pool.relay(ticket, exchange.asked.path, exchange.asked.body, wait_timeout_s=limit_s) as answer:
                 self._health.moved(answer.granted_at)
                 return await exchange.answer(answer)
-        except EndpointError as error:
+        except (EndpointError, RecordError) as error:
             return await exchange.fail(of_endpoints(error, pool.wait_s(ticket)))
 
     def _ticket(self, asked: Asked, caller: Caller, job: str) -> Ticket:
