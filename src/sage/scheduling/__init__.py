@@ -13,6 +13,7 @@
     learning.py         what a record costs and how quick a node is, from what was observed
     group.py            candidates for work, kept up by what they were given and have done
     limiter.py          how many calls something should have in flight, found by feedback
+    rounds.py           what that measures; elasticity.py: what one more call in flight brings
     sharing.py          what there is for all jobs, by weight
     queued.py           how many, at a server that lets them wait and shares itself out
 

@@ -17,13 +17,11 @@ that became slower or quicker is nothing special.
 
 The estimate
 ------------
-Rounds alternate between a little more and a little less than n, and N and X are measured, not assumed. A round lasts
-for a number of tokens per stream, after a moment in which the requests in flight follow the limit. What a round has to
-read in prompts disturbs X more than a small change of N does, so prompt tokens per output token (z) are a second
-explanation: ``d ln X = e * d ln N + a * d z``, least squares over the differences between successive rounds. A
-difference counts less the older it is, and the further from the present n it was taken: e is a property of a place.
-Mixed sizes of requests do therefore not look like congestion. A round in which demand did not fill the limit says
-nothing, and a jump that requests in flight cannot explain (capacity went or came) makes it forget what it knew.
+Rounds (`sage.scheduling.rounds`) alternate between a little more and a little less than n; N and X are measured, not
+assumed, and e is estimated from their differences (`sage.scheduling.elasticity`). A round lasts for a number of tokens
+per stream, after a moment in which the requests in flight follow the limit. A round in which demand did not fill the
+limit says nothing, and a jump that requests in flight cannot explain (capacity went or came) makes it forget what it
+knew.
 
 A fall is a special jump: a server that lost capacity may collapse under what is in flight, where each round would take
 many times as long. So a round that goes so badly is broken off, and where throughput fell by more than fewer requests
@@ -53,6 +51,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sage.scheduling.elasticity import Elasticity, Point, fall
+from sage.scheduling.rounds import Round
+
 MOST = 1024
 GAIN = 0.3
 PRICE = 0.07
@@ -70,17 +71,12 @@ LARGEST_STEP, LARGEST_CUT = 0.7, 0.4
 """Of ln n in one round, up and down: about a doubling, and by a third. Larger cuts went far below the optimum."""
 CLEAR = 0.5
 BOOST, LARGEST_BOOST = 1.5, 6.0
-FORGET, NEAR, REMEMBERED = 0.85, 0.3, 20
-SURPRISE, SURPRISED_BOOST = 0.5, 4.0
-"""A change of ln X by more than requests in flight explain, and by so much, is another endpoint: all is forgotten, and
-rounds are short at first. With a boost of 2 they were not, and where throughput had collapsed each took 20 s."""
+SURPRISED_BOOST = 4.0
+"""After a surprise rounds are short at first. With a boost of 2 they were not, and where throughput had collapsed each
+took 20 s."""
 FALL, COLLAPSE = 0.35, 0.5
 """Of ln X, beyond what is explained: by the end of a round, and within one that has brought `SEEN_TOKENS` a stream."""
 RETREAT, SEEN_TOKENS = 0.7, 8
-DOUBT, DOUBT_PROMPTS = 0.004, 0.01
-"""Ridges of the least squares: e is PRICE and a is 0 until something was seen."""
-CROWD = 0.3
-"""The most that one prompt token per output token can take from ln X: prompts are cheaper by the token."""
 FILLED = 0.85
 FIRST_LIMIT = 8
 REFUSED_SHARE, CUT = 0.1, 0.9
@@ -106,25 +102,6 @@ class Load(NamedTuple):
     at: float
     running: float
     waiting: float
-
-
-class Point(NamedTuple):
-    """What one round measured."""
-
-    log_in_flight: float
-    log_throughput: float
-    prompts: float
-    """Prompt tokens per output token."""
-
-
-class Change(NamedTuple):
-    """From one round to the next, and where that was."""
-
-    at: float
-    in_flight: float
-    throughput: float
-    prompts: float
-    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +135,16 @@ class AdaptiveLimit:
         self._upper = True
         self._boost = LARGEST_BOOST
         self._direction = 0.0
-        self._changes: list[Change] = []
+        self._elasticity = Elasticity(PRICE)
+        self._round = Round()
         self._last: Point | None = None
         self._answer_tokens = float(ROUND_TOKENS)
         self._load: Load | None = None
         self._outcomes = self._refusals = 0
         self._unanswered = 0
         self._unchecked = 0.0
-        self._now = self._began = -math.inf
         self._settled = False
         self._snapshot: tuple[float | None, float, float, int] = (None, 0.0, 0.0, 0)
-        self._clear(self._now)
 
     @property
     def limit(self) -> int:
@@ -189,9 +165,9 @@ class AdaptiveLimit:
             self._pass(now)
             flight.answered = True
             self._unanswered -= 1
-            self._prompts += flight.prompt_tokens
+            self._round.prompts += flight.prompt_tokens
         flight.output_tokens += output_tokens
-        self._work += output_tokens
+        self._round.work += output_tokens
         self._unchecked += output_tokens
         if self._unchecked >= self.in_flight:  # once for a token of every stream: this is called for each chunk
             self._unchecked = 0.0
@@ -203,7 +179,7 @@ class AdaptiveLimit:
         self.in_flight -= 1
         self._unanswered -= not flight.answered
         if flight.output_tokens:
-            self._ends += 1
+            self._round.ends += 1
             self._answer_tokens += 0.05 * (flight.output_tokens - self._answer_tokens)
         self._count(refused)
         self._step(now)
@@ -227,83 +203,61 @@ class AdaptiveLimit:
             self._outcomes = self._refusals = 0
 
     def _pass(self, now: float) -> None:
-        """Let time pass: requests in flight and requests without an answer are integrated."""
-        if math.isfinite(self._now):
-            self._area += self.in_flight * (now - self._now)
-            self._waited += self._unanswered * (now - self._now)
-        else:
-            self._began = now
-        self._now = now
-
-    def _clear(self, now: float) -> None:
-        self._began = now
-        self._area = self._waited = self._work = self._prompts = 0.0
-        self._ends = 0
+        self._round.passed(now, self.in_flight, self._unanswered)
 
     def _step(self, now: float) -> None:
         """End the round, or the settling before it, if it is time."""
         if self.in_flight > self.limit:
             self._pass(now)
-            self._clear(now)
+            self._round.clear(now)
             self._settled = False
             return
         length = 1.0 if self._settled or not self._streamed else SETTLE
-        if self._done(now) < length:
-            if self._settled and self._collapses(now):
+        done = self._done(now)
+        if done < length:
+            if self._settled and self._collapses(done):
                 self._retreat(now)
             return
         if self._settled:
-            if self._ends < min(4.0, self.limit / 4):
+            if self._round.ends < min(4.0, self.limit / 4):
                 return
             self._end_round(now)
         self._settled = not self._settled
-        self._clear(now)
+        self._round.clear(now)
 
     def _done(self, now: float) -> float:
         """How much of a round is over, as a part of it."""
         if not self._streamed:
-            return self._ends / self.limit
+            return self._round.ends / self.limit
         self._pass(now)
-        duration = now - self._began
-        if duration <= 0:
-            return 0.0
-        streams = max(0.5, (self._area - self._waited) / duration)
         tokens = ROUND_TOKENS / (4 if self._boost > 2 else 1)
-        return self._work / streams / min(tokens, self._answer_tokens)
+        return self._round.tokens_per_stream() / min(tokens, self._answer_tokens)
 
-    def _collapses(self, now: float) -> bool:
+    def _collapses(self, done: float) -> bool:
         """The round under way should have ended, and goes so badly that its end need not be waited for."""
-        if self._last is None or not self._streamed or not self._has_something(now):
+        round_, last = self._round, self._last
+        if last is None or not self._streamed or not round_.has_something:
             return False
-        if self._work < SEEN_TOKENS * self.in_flight:
+        if round_.work < SEEN_TOKENS * self.in_flight:
             return False
-        expected = math.exp(self._last.log_throughput) * (now - self._began)
-        return self._done(now) * expected > self._work and _fall(self._last, self._point(now)) > COLLAPSE
+        return done * round_.expected(last) > round_.work and fall(last, round_.point()) > COLLAPSE
 
     def _retreat(self, now: float) -> None:
         self._forget()
         self._last = None
         self._center = max(1.0, RETREAT * self._center)
         self._settled = False
-        self._clear(now)
+        self._round.clear(now)
 
     def _forget(self) -> None:
-        self._changes, self._boost, self._direction = [], SURPRISED_BOOST, 0.0
-
-    def _has_something(self, now: float) -> bool:
-        """The round has lasted, with requests in flight, and brought something."""
-        return now > self._began and self._area > 0 and self._work > 0
-
-    def _point(self, now: float) -> Point:
-        """Of the round so far, which `_has_something`."""
-        duration = now - self._began
-        return Point(math.log(self._area / duration), math.log(self._work / duration), self._prompts / self._work)
+        self._elasticity.forget()
+        self._boost, self._direction = SURPRISED_BOOST, 0.0
 
     def _end_round(self, now: float) -> None:
         self._pass(now)
-        if not self._has_something(now):
+        if not self._round.has_something:
             return
-        point = self._point(now)
+        point = self._round.point()
         if math.exp(point.log_in_flight) < FILLED * self.limit - 0.5:
             self._last = None
             return
@@ -311,47 +265,22 @@ class AdaptiveLimit:
         self._upper = not self._upper
         if last is None:
             return
-        if self._streamed and _fall(last, point) > FALL:
+        if self._streamed and fall(last, point) > FALL:
             self._retreat(now)
             return
-        self._remember(last, point)
-        waiting_share, elasticity = self._waiting_share(now), self._elasticity()
+        if not self._elasticity.learn(last, point):
+            self._forget()
+        waiting_share, elasticity = self._waiting_share(now), self._elasticity.near(math.log(self._center))
         self._snapshot = (elasticity, waiting_share, math.exp(point.log_throughput), self._snapshot[3] + 1)
         self._move(self._pull(now, elasticity, waiting_share))
-
-    def _remember(self, last: Point, point: Point) -> None:
-        change = point.log_in_flight - last.log_in_flight
-        if abs(change) < 0.01:
-            return
-        older = [old._replace(weight=old.weight * FORGET) for old in self._changes[1 - REMEMBERED :]]
-        middle = (point.log_in_flight + last.log_in_flight) / 2
-        more = point.log_throughput - last.log_throughput
-        if abs(more) > SURPRISE + abs(change):
-            self._forget()
-            return
-        self._changes = [*older, Change(middle, change, more, point.prompts - last.prompts, 1.0)]
 
     def _waiting_share(self, now: float) -> float:
         """Of the requests at the endpoint, those without a first token: by its own report, else by ours."""
         if self._load is not None and now - self._load.at <= FRESH_S:
             share = self._load.waiting / max(1.0, self._load.running + self._load.waiting)
         else:
-            share = self._waited / self._area if self._streamed else 0.0
+            share = self._round.waiting_share if self._streamed else 0.0
         return min(LARGEST_WAITING_SHARE, share)
-
-    def _elasticity(self) -> float:
-        """Weighted least squares of the changes of throughput, explained by requests in flight and prompts."""
-        here = math.log(self._center)
-        nn, nx, zz, nz, zx = DOUBT, DOUBT * PRICE, DOUBT_PROMPTS, 0.0, 0.0
-        for at, n, x, z, weight in self._changes:
-            near = weight * math.exp(-(((at - here) / NEAR) ** 2))
-            nn += near * n * n
-            nx += near * n * x
-            zz += near * z * z
-            nz += near * n * z
-            zx += near * z * x
-        crowding = max(-CROWD, min(0.0, (zx * nn - nx * nz) / (zz * nn - nz * nz)))
-        return max(-1.0, min(1.0, (nx - crowding * nz) / nn))
 
     def _pull(self, now: float, elasticity: float, waiting_share: float) -> float:
         """Upward if positive: what the law says; among others, the more so the fewer of ours wait, to equal shares."""
@@ -379,9 +308,3 @@ class AdaptiveLimit:
         self._direction = direction
         step = max(-LARGEST_CUT, min(LARGEST_STEP, GAIN * self._boost * pull))
         self._center = max(1.0, min(self.most, self._center * math.exp(step)))
-
-
-def _fall(last: Point, point: Point) -> float:
-    """Of ln X, by more than fewer requests in flight and longer prompts explain."""
-    explained = max(0.0, last.log_in_flight - point.log_in_flight) + CROWD * max(0.0, point.prompts - last.prompts)
-    return last.log_throughput - point.log_throughput - explained

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sage.llm.balancer import Balancer, Grant, Outcome
-from sage.llm.simulated.engine import Engine, Request, Running
+from sage.llm.simulated.engine import Engine
 from sage.llm.simulated.profile import Profile
+from sage.llm.simulated.sequence import Request, Running
 from sage.llm.turns import Ticket
 from sage.scheduling.limiter import Flight
 from sage.simulation.agenda import Agenda

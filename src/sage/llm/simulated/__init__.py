@@ -5,6 +5,7 @@
     profile.py      Profile: what a step costs, from the figures of a GPU and a model
     blocks.py       KVBlocks: the KV cache as a count of blocks, with prefix caching
     engine.py       Engine: continuous batching in virtual or real time; no clock, no I/O
+    sequence.py     what goes into it and what comes out
     clients.py      clients of it in virtual time, each with a limit of its own
     text.py         tokens of prompts, and words of answers
     schema.py       a value that fits a JSON schema
@@ -16,14 +17,16 @@
     realtime.py     Driver: the engine under the clock of an event loop
     delivery.py     who waits for tokens
     misbehaving.py  answers that do not come as they should
-    server.py       Server: the routes (this and misbehaving.py need aiohttp)
+    serving.py      requests that cost tokens, from body to answer
+    server.py       Server: the routes, who may, its administration (these three need aiohttp)
     endpoint.py     SimulatedEndpoint: the server on a thread
 """
 
 from sage.llm.simulated.endpoint import SimulatedEndpoint
-from sage.llm.simulated.engine import Engine, EngineSnapshot, Request, Running, Step
+from sage.llm.simulated.engine import Engine
 from sage.llm.simulated.faults import Fault
 from sage.llm.simulated.profile import PROFILES, Profile, profile_named
+from sage.llm.simulated.sequence import EngineSnapshot, Request, Running, Step
 
 __all__ = [
     "SimulatedEndpoint",

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sage.llm.simulated.engine import Engine
-from sage.llm.simulated.engine import Request as EngineRequest
 from sage.llm.simulated.profile import Profile
+from sage.llm.simulated.sequence import Request as EngineRequest
 from sage.scheduling.limiter import AdaptiveLimit, Flight
 
 Sizes = Callable[[random.Random], tuple[float, float]]

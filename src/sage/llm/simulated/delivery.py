@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from sage.llm.simulated.answers import Answer
-from sage.llm.simulated.engine import Running
+from sage.llm.simulated.sequence import Running
 
 
 class Waiting:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from sage.llm.hosted import AsyncServer, HostedServer
-from sage.llm.simulated.engine import EngineSnapshot
 from sage.llm.simulated.faults import Fault
 from sage.llm.simulated.profile import Profile, profile_named
+from sage.llm.simulated.sequence import EngineSnapshot
 from sage.settings import check_secret
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from sage.llm.simulated.engine import EngineSnapshot, Step
 from sage.llm.simulated.profile import BLOCK_TOKENS, Profile
+from sage.llm.simulated.sequence import EngineSnapshot, Step
 from sage.metrics import Family, Histogram, HistogramSnapshot, Labels, prometheus_text
 
 

@@ -34,7 +34,7 @@ class Generator:
     """What a model with `profile` answers; the same for the same seed and request."""
 
     def __init__(self, profile: Profile, seed: int, answer_tokens: int) -> None:
-        self._profile = profile
+        self.profile = profile
         self._seed = seed
         self._answer_tokens = answer_tokens
 
@@ -66,18 +66,18 @@ class Generator:
         return inputs
 
     def check_model(self, asked: str | None) -> None:
-        if asked is not None and asked != self._profile.model:
+        if asked is not None and asked != self.profile.model:
             raise Refusal(404, f"The model `{asked}` does not exist.", param="model", code="model_not_found")
 
     def _limit(self, prompts: list[bytes], asked: int | None, default: int | None) -> int:
         """Of tokens of an answer. Raises `Refusal` if prompt and answer are longer than the model's context."""
         longest = max(map(len, prompts)) // TOKEN_BYTES
-        room = self._profile.max_model_len - longest
+        room = self.profile.max_model_len - longest
         wanted = asked if asked is not None else max(1, min(default or room, room))
         if wanted > room:
             raise Refusal(
                 400,
-                f"This model's maximum context length is {self._profile.max_model_len} tokens. However, you requested "
+                f"This model's maximum context length is {self.profile.max_model_len} tokens. However, you requested "
                 f"{longest + wanted} tokens ({longest} in the prompt, {wanted} in the completion).",
                 param="messages",
                 code="context_length_exceeded",
@@ -108,7 +108,7 @@ class Generator:
             choices,
             sum(map(len, distinct)) // TOKEN_BYTES,
             id_=f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{random.getrandbits(96):024x}",
-            model=self._profile.model,
+            model=self.profile.model,
             created=int(SYSTEM_CLOCK.wall()),
             alternatives=alternatives,
             include_usage=options is not None and bool(options.include_usage),

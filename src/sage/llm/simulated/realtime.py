@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from sage.llm.simulated.engine import Engine, EngineSnapshot, Request, Running
+from sage.llm.simulated.engine import Engine
 from sage.llm.simulated.exposition import Figures
 from sage.llm.simulated.profile import Profile
+from sage.llm.simulated.sequence import EngineSnapshot, Request, Running
 
 
 class Listener(Protocol):

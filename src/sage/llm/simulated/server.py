@@ -1,45 +1,34 @@
-"""The HTTP server: OpenAI's routes as vLLM serves them, over the engine in real time. Needs aiohttp.
-
-Events of a stream go straight to the transport, framed as chunks by hand: aiohttp's own way costs three times the
-processor time (12 against 4.5 us a chunk, docs/endpoints.md). Nothing waits for a slow reader: what is buffered for it
-is bounded by `max_model_len`.
-"""
+"""The HTTP server: OpenAI's routes as vLLM serves them, over the engine in real time. Needs aiohttp."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import itertools
 import json
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from sage.errors import PipelineError
+from sage.llm.address import is_loopback
 from sage.llm.listening import HttpListener
 from sage.llm.simulated import wire
-from sage.llm.simulated.answers import Answer
-from sage.llm.simulated.delivery import ChoiceStream, Waiting
-from sage.llm.simulated.engine import EngineSnapshot, Request
 from sage.llm.simulated.faults import Fault, Faults
-from sage.llm.simulated.generation import EMBEDDING_SIZE, Generator, Job, embedding
-from sage.llm.simulated.misbehaving import chunked, instead, partly, reset
+from sage.llm.simulated.generation import Generator
+from sage.llm.simulated.misbehaving import reset
 from sage.llm.simulated.profile import Profile
-from sage.llm.simulated.realtime import Driver, Listener
-from sage.llm.simulated.text import TOKEN_BYTES, block_hashes, tokenized
+from sage.llm.simulated.realtime import Driver
+from sage.llm.simulated.sequence import EngineSnapshot
+from sage.llm.simulated.serving import Handler, Serving
+from sage.llm.simulated.text import tokenized
 from sage.llm.simulated.wire import Refusal
 from sage.settings import Secret
 from sage.version import __version__
 
 OPEN_PATHS = ("/health", "/ping", "/version", "/metrics")
 """What is answered without the key, where one is set: as vLLM does it."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Priced = Callable[[web.Request, bytes, Fault | None], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +56,9 @@ class Server:
         self.url = ""
         self._profile = options.profile
         self._generator = Generator(options.profile, options.seed, options.answer_tokens)
-        self._driver = self._new_driver()
-        self._faults = Faults(options.faults, options.seed)
+        self._serving = Serving(self._generator, self._new_driver(), Faults(options.faults, options.seed))
         self._capacity = 1.0
         self._down_until = 0.0
-        self._numbers = itertools.count(1)
         self._in_flight: set[asyncio.Transport] = set()
         self._listener = HttpListener(self._application())
 
@@ -79,7 +66,7 @@ class Server:
         """Listen. Raises `PipelineError`: E247 without a key on an address that is not loopback, E248 if the port is
         taken or the address is not ours."""
         options = self.options
-        if options.api_key is None and not _is_loopback(options.host):
+        if options.api_key is None and not is_loopback(options.host):
             raise PipelineError("E247", "a server on this address needs a key", at=options.host, try_="127.0.0.1")
         await self._listener.open(options.host, options.port)
         self.url = self._listener.url
@@ -91,26 +78,26 @@ class Server:
 
     def set_faults(self, faults: tuple[Fault, ...]) -> None:
         """In place of those before."""
-        self._faults = Faults(faults, self.options.seed)
+        self._serving.faults = Faults(faults, self.options.seed)
 
     def set_capacity(self, factor: float) -> None:
         """See `Engine.set_capacity`."""
-        self._driver.set_capacity(factor)
+        self._serving.driver.set_capacity(factor)
         self._capacity = factor
 
     def restart(self, down_s: float = 0.0) -> None:
         """As a server that is killed: every connection is reset, everything forgotten; for `down_s` seconds every
         request is reset too."""
         self._drop_everything()
-        self._driver = self._new_driver()
-        self._driver.set_capacity(self._capacity)
+        self._serving.driver = self._new_driver()
+        self._serving.driver.set_capacity(self._capacity)
         self._down_until = asyncio.get_running_loop().time() + down_s
 
     def snapshot(self) -> EngineSnapshot:
-        return self._driver.snapshot()
+        return self._serving.driver.snapshot()
 
     def _drop_everything(self) -> None:
-        self._driver.close()
+        self._serving.driver.close()
         for transport in self._in_flight:
             transport.abort()
 
@@ -121,9 +108,10 @@ class Server:
         app = web.Application(client_max_size=wire.MAX_BODY_BYTES, middlewares=[self._guard])
         app.on_response_prepare.append(self._sign)
         get, post = app.router.add_get, app.router.add_post
-        post("/v1/chat/completions", self._priced(self._chat))
-        post("/v1/completions", self._priced(self._complete))
-        post("/v1/embeddings", self._priced(self._embed))
+        serving = self._serving
+        post("/v1/chat/completions", serving.handler(serving.chat))
+        post("/v1/completions", serving.handler(serving.completion))
+        post("/v1/embeddings", serving.handler(serving.embedding))
         post("/tokenize", self._tokenize)
         get("/v1/models", self._models)
         get("/v1/models/{model:.+}", self._model)
@@ -176,99 +164,6 @@ class Server:
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), needed.reveal().encode()):
             raise Refusal(401, "the API key is missing or wrong", kind="authentication_error", code="invalid_api_key")
 
-    def _priced(self, handler: Priced) -> Handler:
-        """A route that costs tokens: here faults befall requests."""
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            body = await request.read()
-            fault = self._faults.draw()
-            if fault is not None and (answered := await instead(request, fault)) is not None:
-                return answered
-            return await handler(request, body, fault)
-
-        return handle
-
-    async def _chat(self, request: web.Request, body: bytes, fault: Fault | None) -> web.StreamResponse:
-        asked = wire.decode(wire.ChatRequest, body)
-        return await self._respond(request, asked, self._generator.chat(asked), fault)
-
-    async def _complete(self, request: web.Request, body: bytes, fault: Fault | None) -> web.StreamResponse:
-        asked = wire.decode(wire.CompletionRequest, body)
-        return await self._respond(request, asked, self._generator.completion(asked), fault)
-
-    async def _respond(
-        self, request: web.Request, asked: wire.Sampling, job: Job, fault: Fault | None
-    ) -> web.StreamResponse:
-        if not asked.stream:
-            return await self._respond_whole(request, job, asked.priority, fault)
-        if request.version < HttpVersion11:
-            raise Refusal(400, "a stream needs HTTP/1.1", param="stream")
-        if fault is not None:
-            return await partly(request, job.answer.events(), fault, "text/event-stream")
-        answer = job.answer
-        response = chunked("text/event-stream; charset=utf-8")
-        await response.prepare(request)
-        assert request.transport is not None
-        waiting = Waiting(len(answer.choices))
-        streams = [ChoiceStream(waiting, answer, i, request.transport.write) for i in range(len(answer.choices))]
-        with self._submitted(job.prompts, _outputs(answer), asked.priority, streams):
-            await waiting.done
-        self._count(answer)
-        await response.write_eof()
-        return response
-
-    async def _respond_whole(
-        self, request: web.Request, job: Job, priority: int, fault: Fault | None
-    ) -> web.StreamResponse:
-        answer = job.answer
-        if fault is not None:
-            return await partly(request, [answer.whole(0)], fault, "application/json")
-        waiting = Waiting(len(answer.choices))
-        with self._submitted(job.prompts, _outputs(answer), priority, [waiting] * len(answer.choices)):
-            await waiting.done
-        self._count(answer)
-        return web.Response(body=answer.whole(waiting.cached), content_type="application/json")
-
-    async def _embed(self, request: web.Request, body: bytes, fault: Fault | None) -> web.StreamResponse:
-        asked = wire.decode(wire.EmbeddingRequest, body)
-        inputs = self._generator.inputs(asked)
-        waiting = Waiting(len(inputs))
-        with self._submitted(inputs, [""] * len(inputs), 0, [waiting] * len(inputs)):
-            await waiting.done
-        size = asked.dimensions or EMBEDDING_SIZE
-        data = [
-            {"object": "embedding", "index": i, "embedding": embedding(text, size, asked.encoding_format)}
-            for i, text in enumerate(inputs)
-        ]
-        tokens = sum(map(len, inputs)) // TOKEN_BYTES
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        whole = {"object": "list", "model": self._profile.model, "data": data, "usage": usage}
-        if fault is not None:
-            return await partly(request, [json.dumps(whole).encode()], fault, "application/json")
-        return _json(whole)
-
-    @contextmanager
-    def _submitted(
-        self, prompts: Sequence[bytes], outputs: Sequence[str], priority: int, listeners: Sequence[Listener]
-    ) -> Iterator[None]:
-        """In the engine until the end of the block, however it comes."""
-        driver, number = self._driver, next(self._numbers)
-        ids = [(number, index) for index in range(len(prompts))]
-        try:
-            for id_, prompt, output, listener in zip(ids, prompts, outputs, listeners, strict=True):
-                text = output.encode()
-                blocks = block_hashes(prompt + text)
-                request = Request(id_, len(prompt) // TOKEN_BYTES, -(-len(text) // TOKEN_BYTES), blocks, priority)
-                driver.submit(request, listener)
-            yield
-        finally:
-            for id_ in ids:
-                driver.cancel(id_)
-
-    def _count(self, answer: Answer) -> None:
-        for choice in answer.choices:
-            self._driver.figures.ended("length" if choice.finish_reason == "length" else "stop")
-
     async def _tokenize(self, request: web.Request) -> web.StreamResponse:
         asked = wire.decode(wire.TokenizeRequest, await request.read())
         self._generator.check_model(asked.model)
@@ -298,13 +193,13 @@ class Server:
         return _json({"version": f"{__version__}+simulated", "simulated": True, "profile": self._profile.name})
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        text = self._driver.figures.text(self._driver.snapshot())
+        text = self._serving.driver.figures.text(self._serving.driver.snapshot())
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
-        snapshot = self._driver.snapshot()
+        snapshot = self._serving.driver.snapshot()
         return _json({
-            "profile": self._profile.name, "capacity": self._capacity, "faults": self._faults.texts(),
+            "profile": self._profile.name, "capacity": self._capacity, "faults": self._serving.faults.texts(),
             "running": snapshot.running, "waiting": snapshot.waiting, "kv_usage": snapshot.kv_usage,
         })  # fmt: skip
 
@@ -328,16 +223,8 @@ class Server:
         return await self._state(request)
 
 
-def _outputs(answer: Answer) -> list[str]:
-    return [choice.text for choice in answer.choices]
-
-
 def _is_admin(request: web.Request) -> bool:
     return request.path == "/admin" or request.path.startswith("/admin/")
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _refused(refusal: Refusal) -> web.Response:
