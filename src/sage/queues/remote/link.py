@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from sage.errors import QueueBroken, QueueError
 from sage.queues.remote.messages import Attach, Attached, Detach, Message, Refused, decode, encode
-from sage.queues.remote.stream import ID_BYTES, NOBODY, Header, Sort, Stream, split
+from sage.queues.remote.stream import ACKNOWLEDGE_BYTES, ID_BYTES, NOBODY, Header, Sort, Stream, split
 from sage.queues.remote.transport import Connection, Parts
 
 PATIENCE_S = 30.0
@@ -23,7 +23,6 @@ _IDLE_S = 5.0
 """The same while nothing is."""
 _FIRST_S = 0.01
 _ANSWER_S = 10.0
-_ACKNOWLEDGE_BYTES = 256 * 1024
 _FOREVER = float("inf")
 
 
@@ -167,7 +166,7 @@ class Link:
                 while parts is not None:
                     self._take(parts)
                     parts = self._connection.receive(0.0)
-                if self._stream.received_bytes > _ACKNOWLEDGE_BYTES:
+                if self._stream.received_bytes > ACKNOWLEDGE_BYTES:
                     self._tell(Sort.PONG)
         finally:
             if self._error is None:

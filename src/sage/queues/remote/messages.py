@@ -79,9 +79,9 @@ class Rejected(_Message, tag=7, frozen=True):
 
 
 class Need(_Message, tag=8, frozen=True):
-    """Client: so many more places and bytes would be used now; replaces the need before."""
+    """Client: places and bytes would be used up to here, in numbers of those granted since the beginning."""
 
-    places: Count
+    places: Total
     size: Total = 0
 
 

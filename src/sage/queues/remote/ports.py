@@ -41,6 +41,9 @@ class Port:
     """Reserved for it, and not used."""
     size: int = 0
     """Bytes that it may use, of those that are free."""
+    granted: int = 0
+    granted_size: int = 0
+    """Places and bytes, ever."""
     needed: int = 0
     needed_size: int = 0
     frames: int = 0

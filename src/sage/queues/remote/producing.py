@@ -42,7 +42,7 @@ class Producer(Sending):
                 self._places -= 1
                 self._credit -= weight
                 self._buffer.append(item)
-                self._weights.append(weight)
+                self._weight += weight
                 if len(self._buffer) >= self._limit:
                     self._gathered()
                 return
@@ -61,7 +61,7 @@ class Producer(Sending):
         with self._lock:
             self._check(items)
             if len(items) <= self._places and size <= min(self._credit, _SMALL_BYTES):  # what is usual
-                self._take_over(items, _shared_out(size, len(items)))
+                self._take_over(items, size)
                 self._raise_failures()
                 return
             weights = deque(map(weight_of, items) if self._max_bytes else repeat(0, len(items)))
@@ -85,21 +85,20 @@ class Producer(Sending):
 
     def _spend(self, items: list[Any], weights: deque[int]) -> int:
         """Put as many of `items` as there are places and bytes for; their `weights` are taken away."""
-        taken: list[int] = []
-        credit = self._credit
-        while len(taken) < min(len(items), self._places) and weights[0] <= credit:
-            credit -= weights[0]
-            taken.append(weights.popleft())
-        if taken:
-            self._take_over(items[: len(taken)], taken)
-        return len(taken)
+        count = size = 0
+        while count < min(len(items), self._places) and size + weights[0] <= self._credit:
+            size += weights.popleft()
+            count += 1
+        if count:
+            self._take_over(items[:count], size)
+        return count
 
-    def _take_over(self, items: list[Any], weights: list[int]) -> None:
+    def _take_over(self, items: list[Any], size: int) -> None:
         """Put `items`, for which there is room."""
         self._places -= len(items)
-        self._credit -= sum(weights)
+        self._credit -= size
         self._buffer += items
-        self._weights += weights
+        self._weight += size
         if len(self._buffer) >= self._limit:
             self._gathered()
 
@@ -230,8 +229,8 @@ class Producer(Sending):
 
     def granted(self, count: int, size: int) -> None:
         with self._lock:
-            self._asked = max(0, self._asked - count)
-            self._asked_size = max(0, self._asked_size - size)
+            self._granted += count
+            self._granted_size += size
             if self._closed or self._broken is not None:
                 self._link.send(Back(self._port, count, size))
                 return
@@ -274,7 +273,7 @@ class Producer(Sending):
                 self._fail(error, sent.items)
             else:
                 for item in sent.items:
-                    self._send_together([item], [0])  # the rejected frame has told
+                    self._send_together([item], 0)  # the rejected frame has told
             self._changed.notify_all()
 
     def recalled(self, *, places: bool, closed: bool) -> tuple[int, int]:
@@ -310,7 +309,7 @@ class Producer(Sending):
                 if now < self._first_at + linger_s:
                     return self._first_at + linger_s
                 self._send(now)
-            if now - self._sent_at < _FLOOD_S:
+            if now - self._sent_at < _FLOOD_S and self._enough() > 1:
                 return now + linger_s  # there is more to come: nobody has to wake this thread for it
             spare = max(0, self._places - self.kept)
             if not (spare or self._credit) or self._needed:
@@ -331,8 +330,3 @@ class Producer(Sending):
             self._broken = self._broken or error
             self._places = self._held_back = self._credit = 0
             self._changed.notify_all()
-
-
-def _shared_out(size: int, count: int) -> list[int]:
-    each, more = divmod(size, count)
-    return [each + more, *[each] * (count - 1)]

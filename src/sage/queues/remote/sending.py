@@ -59,14 +59,15 @@ class Sending:
         self._places = 0  # 0 whenever a put must not simply go on
         self._held_back = 0  # places that are not used while too much is on its way
         self._needed = 0  # by those who wait
-        self._asked = 0
+        self._granted = self._granted_size = 0  # ever
+        self._asked = self._asked_size = 0  # up to how many to be granted, ever; 0: that is not known any more
         self._max_bytes = 0  # 0: the queue does not count them
         self._credit = 0  # bytes that may be put
         self._spent = 0  # of it, for items that could not be sent: the next frame tells
-        self._needed_size = self._asked_size = 0
+        self._needed_size = 0
         self._item_weight = 256.0  # of late
         self._buffer: list[Any] = []
-        self._weights: list[int] = []  # of the items in it
+        self._weight = 0  # of the items in it
         self._limit = 1
         self._first_at = NEVER
         self._sent_at = 0.0
@@ -123,35 +124,40 @@ class Sending:
         """Send the buffer, but for what would be too much on its way: that is sent as soon as something is accepted."""
         if not self._buffer or self._broken is not None:
             return
-        items, weights = self._buffer, self._weights
+        items = self._buffer
         now = now or time.monotonic()
         start = 0
         while start < len(items) and self._flying_bytes <= WINDOW_BYTES:
-            end = start + self._fitting(_TOGETHER)
-            self._send_together(items[start:end], weights[start:end])
-            start = min(end, len(items))
-        self._buffer, self._weights = items[start:], weights[start:]
+            end = min(start + self._fitting(_TOGETHER), len(items))
+            share = self._weight * (end - start) // (len(items) - start)
+            self._weight -= share
+            self._send_together(items[start:end], share)
+            start = end
+        self._buffer = items[start:]
         self._limit = 1
         self._first_at = NEVER
         self.puts += start
         self._pace.note(self.puts, now, self._link.round_trip_s)
         self._sent_at = time.monotonic()  # a send takes its time: what comes right after it comes after no pause
-        is_short = self._places < self._pace.ahead // 2 or self._credit < self._size_ahead() // 2
-        if is_short and not self._closed:
+        places = max(self._places, self._places + self._asked - self._granted)  # with those to come
+        credit = max(self._credit, self._credit + self._asked_size - self._granted_size)
+        if (places < self._pace.ahead // 2 or credit < self._size_ahead() // 2) and not self._closed:
             self._ask_for_places()
 
-    def _send_together(self, items: list[Any], weights: list[int]) -> None:
+    def _send_together(self, items: list[Any], weight: int) -> None:
+        """Send `items` as a frame; where one of them cannot be packed, the others in a frame each."""
         try:
             frame = self._packed(items)
         except QueueError as error:
-            if len(items) == 1:
-                self._spent += weights[0]
+            if len(items) > 1:
+                for item in items:
+                    self._send_together([item], weight // len(items))
+                weight %= len(items)
+            else:
                 self._fail(error, items)
-                return
-            for item, weight in zip(items, weights, strict=True):
-                self._send_together([item], [weight])
+            self._spent += weight
             return
-        self._send_frame(frame, items, sum(weights))
+        self._send_frame(frame, items, weight)
 
     def _packed(self, items: list[Any]) -> Frame:
         if len(items) == 1:
@@ -194,9 +200,10 @@ class Sending:
     def _ask_for_places(self) -> None:
         need = max(0, max(self._needed, self._pace.ahead) - self._places - self._held_back)
         size = max(0, max(self._needed_size, self._size_ahead()) - self._credit)
+        need, size = need and self._granted + need, size and self._granted_size + size
         if need > self._asked or size > self._asked_size:
-            self._asked, self._asked_size = need, size
-            self._link.send(Need(self._port, need, size))
+            self._asked, self._asked_size = max(need, self._asked), max(size, self._asked_size)
+            self._link.send(Need(self._port, self._asked, self._asked_size))
 
     def _ask(self, what: str, count: int, size: int = 0) -> int:
         number = next(self._numbers)
@@ -216,7 +223,7 @@ class Sending:
         """The items that perhaps are not in the queue; each is told once."""
         found = [item for sent in self._flying for item in sent.items] + self._buffer
         self._flying.clear()
-        self._buffer, self._weights = [], []
+        self._buffer, self._weight = [], 0
         return found
 
     def _raise_failures(self) -> None:

@@ -14,11 +14,10 @@ from sage.queues.remote.messages import Attach, Attached, Detach, Message, Refus
 from sage.queues.remote.ports import Port
 from sage.queues.remote.sending import WINDOW_BYTES
 from sage.queues.remote.service import Service
-from sage.queues.remote.stream import ID_BYTES, NOBODY, Header, Sort, Stream, split
+from sage.queues.remote.stream import ACKNOWLEDGE_BYTES, ID_BYTES, NOBODY, Header, Sort, Stream, split
 from sage.queues.remote.transport import Listener, Parts
 from sage.queues.serving import Served
 
-_ACKNOWLEDGE_BYTES = 256 * 1024
 _LOOK_S = 0.5
 _SILENT_S = 0.5  # so long after its last sign of life a client that holds something is asked for one
 _LOST_S = 2.0  # how long a client whose connection ended has to come back
@@ -220,7 +219,7 @@ class Client:
 
     def acknowledge(self) -> None:
         """Tell what was received, if it is much."""
-        if self.stream.received_bytes > _ACKNOWLEDGE_BYTES:
+        if self.stream.received_bytes > ACKNOWLEDGE_BYTES:
             self.tell(Sort.PONG)
 
 

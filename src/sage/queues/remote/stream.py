@@ -23,6 +23,8 @@ NOBODY = bytes(ID_BYTES)
 _HEADER = struct.Struct(f"<2sBB{ID_BYTES}s{ID_BYTES}sQQ")
 _MAGIC = b"SQ"
 _MARKS = 16
+ACKNOWLEDGE_BYTES = 4 * 1024 * 1024
+"""Who received so much and had nothing to send meanwhile tells that it arrived."""
 
 
 class Sort(IntEnum):
@@ -38,6 +40,9 @@ class Sort(IntEnum):
     """The sender ends."""
     GONE = 5
     """The receiver does not know this session, or is another life of the server."""
+
+
+_SORTS = tuple(Sort)
 
 
 class Header(NamedTuple):
@@ -58,9 +63,9 @@ def split(part: Part) -> tuple[Header, memoryview] | None:
     if len(part) < _HEADER.size:
         return None
     magic, version, sort, *rest = _HEADER.unpack_from(part)
-    if magic != _MAGIC or version != VERSION or sort > max(Sort):
+    if magic != _MAGIC or version != VERSION or sort >= len(_SORTS):
         return None
-    return Header(Sort(sort), *rest), memoryview(part)[_HEADER.size :]
+    return Header(_SORTS[sort], *rest), memoryview(part)[_HEADER.size :]
 
 
 class _Kept(NamedTuple):

@@ -31,9 +31,9 @@ class Taking(Settling):
 
     def _need(self, port: Port, places: int, size: int) -> None:
         with self._lock:
-            port.needed, port.needed_size = places, size
-            if places or size:
-                self._grant(port, places, size)
+            port.needed, port.needed_size = max(0, places - port.granted), max(0, size - port.granted_size)
+            if port.needed or port.needed_size:
+                self._grant(port, port.needed, port.needed_size)
             if port.needed or port.needed_size:
                 self._wait_for_room()
 
@@ -48,8 +48,10 @@ class Taking(Settling):
         granted = min(size, self._spare_bytes())
         if places or granted:
             port.places += places
+            port.granted += places
             port.needed = max(0, port.needed - places)
             port.size += granted
+            port.granted_size += granted
             port.needed_size = max(0, port.needed_size - granted)
             port.client.send(Grant(port.number, places, granted))
         return (places > 0 or not count) and granted == size

@@ -24,6 +24,8 @@ from sage.queues.remote.keys import derived
 from sage.queues.remote.transport import Parts
 
 MAX_PART_BYTES = 2**31
+_MORE = zmq.DONTWAIT | zmq.SNDMORE
+_COPIED_BYTES = 64 * 1024  # ZeroMQ keeps no references to less
 _LINGER_MS = 1_000
 _RECONNECT_MS = 20
 _RECONNECT_MAX_MS = 250
@@ -69,9 +71,10 @@ class _Socket:
         self._asleep = False
         self._closed = False
 
-    def _start(self) -> None:
-        self._poll.register(_option(self._socket, zmq.FD), select.POLLIN)
-        self._poll.register(self._bell, select.POLLIN)
+    def _start(self, beside: zmq.Socket[bytes]) -> None:
+        self._beside = _option(beside, zmq.FD)
+        for descriptor in (_option(self._socket, zmq.FD), self._beside, self._bell):
+            self._poll.register(descriptor, select.POLLIN)
 
     def wake(self) -> None:
         with self._lock:
@@ -82,8 +85,11 @@ class _Socket:
         with self._lock:
             if self._closed:
                 return False
+            send, last = self._socket.send, len(parts) - 1
             try:
-                self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
+                for index, part in enumerate(parts):
+                    flags = zmq.DONTWAIT if index == last else _MORE
+                    send(part, flags, copy=len(part) < _COPIED_BYTES)
             except zmq.ZMQError as error:
                 if error.errno != not_connected:
                     raise
@@ -93,9 +99,10 @@ class _Socket:
             return True
 
     def _receive(self, timeout_s: float) -> list[Any] | None:
-        parts = self._receive_now()
-        if parts is not None or timeout_s <= 0:
-            return parts
+        if timeout_s <= 0 or not self._asleep:
+            parts = self._receive_now()
+            if parts is not None or timeout_s <= 0:
+                return parts
         try:
             events = self._poll.poll(timeout_s * 1000)
         finally:
@@ -103,6 +110,8 @@ class _Socket:
         for descriptor, _ in events:
             if descriptor == self._bell:
                 os.eventfd_read(self._bell)
+            elif descriptor == self._beside:
+                self._look()
         return self._receive_now()
 
     def _receive_now(self) -> list[Any] | None:
@@ -113,9 +122,16 @@ class _Socket:
                 self._asleep = True
                 return None
             parts: list[Any] = [first]
-            while self._socket.getsockopt(zmq.RCVMORE):
-                parts.append(self._socket.recv(copy=False).buffer)
+            more = self._socket.getsockopt(zmq.RCVMORE)
+            while more:
+                frame = self._socket.recv(copy=False)
+                parts.append(frame.buffer)
+                more = frame.more
             return parts
+
+    def _look(self) -> None:
+        """What came beside the messages. That socket's descriptor tells of changes too: nothing may be left there."""
+        raise NotImplementedError
 
     def close(self) -> None:
         with self._lock:
@@ -148,23 +164,19 @@ class ZeroMQConnection(_Socket):
         ours.curve_publickey, ours.curve_secretkey = _pair(key, "client")
         ours.curve_serverkey = _pair(key, "server")[0]
         self._monitor = ours.get_monitor_socket(_EVENTS)
-        self._poll.register(_option(self._monitor, zmq.FD), select.POLLIN)
         self._was_accepted = False
         self._refusals = 0
         self._down = True
         self._refused_at: float | None = None
         self._probe_at = 0.0
-        self._start()
+        self._start(self._monitor)
         ours.connect(f"tcp://{host}:{port}")
 
     def send(self, parts: Parts) -> None:
         self._send(parts, zmq.EAGAIN)
 
     def receive(self, timeout_s: float) -> Parts | None:
-        parts = self._receive(timeout_s)
-        if parts is None:
-            self._look()
-        return parts
+        return self._receive(timeout_s)
 
     def failure(self) -> str | None:
         if not self._was_accepted and self._refusals >= _HANDSHAKES:
@@ -223,8 +235,7 @@ class ZeroMQListener(_Socket):
         self._zap: zmq.Socket[bytes] = self._context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(_ZAP)
-        self._poll.register(_option(self._zap, zmq.FD), select.POLLIN)
-        self._start()
+        self._start(self._zap)
         try:
             ours.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as error:
@@ -243,7 +254,6 @@ class ZeroMQListener(_Socket):
     def receive(self, timeout_s: float) -> tuple[bytes, Parts] | None:
         parts = self._receive(timeout_s)
         if parts is None:
-            self._admit()
             return None
         peer, first, *rest = parts if len(parts) > 1 else (*parts, b"")
         return peer, (bytes(first), *rest)
@@ -253,7 +263,7 @@ class ZeroMQListener(_Socket):
             self._zap.close()
         super().close()
 
-    def _admit(self) -> None:
+    def _look(self) -> None:
         """Answer ZeroMQ's question who may connect (ZAP, RFC 27): who proved to have the clients' key."""
         while _option(self._zap, zmq.EVENTS) & zmq.POLLIN:
             version, request, _domain, _address, _name, mechanism, *credentials = self._zap.recv_multipart()
