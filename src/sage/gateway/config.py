@@ -51,6 +51,7 @@ import msgspec
 from msgspec import Meta
 
 from sage.errors import PipelineError
+from sage.llm.address import is_loopback
 from sage.settings import Secret, check_secret, check_url
 
 MAX_FILE_BYTES = 1 << 20
@@ -196,8 +197,3 @@ def upstream_key(endpoint: EndpointConfig) -> Secret | None:
     if len(raw) > MAX_KEY_BYTES:
         raise PipelineError("E244", "the key file is too large for a key", at=endpoint.key_file)
     return check_secret(raw.decode("ascii", "replace"), endpoint.key_file)
-
-
-def is_loopback(host: str) -> bool:
-    """Nobody but this machine can connect to it."""
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -17,12 +17,13 @@ from sage.gateway.batch_runner import BatchRunner
 from sage.gateway.batch_store import BatchStore
 from sage.gateway.books import Books
 from sage.gateway.callers import NOBODY, Caller, Callers
-from sage.gateway.config import GatewayConfig, is_loopback, upstream_key
+from sage.gateway.config import GatewayConfig, upstream_key
 from sage.gateway.connection import MAX_HEAD_BYTES, Connection, expected, refused, too_large
 from sage.gateway.faults import ClientGone, Refusal
 from sage.gateway.figures import Figures
 from sage.gateway.health import Health
 from sage.gateway.serving import CALLER, Handler, Serving
+from sage.llm.address import is_loopback
 from sage.llm.client import ChatClient
 from sage.llm.listening import HttpListener
 from sage.llm.pool import EndpointPool
