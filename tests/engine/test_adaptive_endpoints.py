@@ -233,6 +233,10 @@ def test_a_wrong_key_ends_the_run(engine: Engine) -> None:
     assert result.account.read == 0
 
 
+class Übersetzen(Generate):  # noqa: PLC2401 -- a user's
+    """A step that has its name from a class."""
+
+
 def test_the_gateway_is_asked_and_told_whose_request_it_is(
     engine: Engine, endpoint: MisbehavingEndpoint, monkeypatch: pytest.MonkeyPatch, wait_until: Any
 ) -> None:
@@ -241,13 +245,13 @@ def test_the_gateway_is_asked_and_told_whose_request_it_is(
     monkeypatch.setenv("SAGE_LLM_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("SAGE_LLM_KEY", "not-for-the-gateway")
     pipeline = sage.Pipeline("by-gateway")
-    pipeline.read(Items(QUESTIONS)).map(Generate(), name="ask").collect()
+    pipeline.read(Items(QUESTIONS)).map(Übersetzen()).collect()
     job = engine.start(pipeline)
     result = job.wait(DEADLINE_S)
     assert answers(result) == ANSWERS
     headers = endpoint.requests[0].headers
     assert headers["Authorization"] == "Bearer gateway-key"
-    assert (headers["X-SAGE-Job"], headers["X-SAGE-Step"]) == (f"by-gateway.{result.run_id}", "ask")
+    assert (headers["X-SAGE-Job"], headers["X-SAGE-Step"]) == (f"by-gateway.{result.run_id}", "%C3%9Cbersetzen")
 
 
 def test_order_is_kept(engine: Engine, endpoint: MisbehavingEndpoint) -> None:

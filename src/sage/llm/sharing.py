@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import string
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sage.flow.admission import WATCH, EndpointFigures
 from sage.flow.operator import OperatorContext
@@ -22,6 +24,10 @@ from sage.llm.wire import Completion, Message
 from sage.settings import Secret
 
 T = TypeVar("T")
+MAX_LABEL = 128
+"""Characters of a label that the gateway takes."""
+_PLAIN = string.punctuation.replace("%", "")
+"""Beside letters and digits: what may stand in a label as it is. A step may have the name of a class in any script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,8 @@ class PoolUser:
         self.job = context.run_id if context is not None else ""
         self._headers: dict[str, str] | None = None
         if address.is_gateway and context is not None:
-            self._headers = {"X-SAGE-Job": f"{context.pipeline}.{self.job}", "X-SAGE-Step": context.step}
+            step = quote(context.step, safe=_PLAIN)[:MAX_LABEL]
+            self._headers = {"X-SAGE-Job": f"{context.pipeline}.{self.job}", "X-SAGE-Step": step}
 
     async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
         """As `EndpointPool.complete`."""
