@@ -9,7 +9,7 @@
     items.py      Python iterables
     first.py      the beginning of any source
     stdio.py      standard input and output
-    sqlite.py     a table with one row per rid (sqlite_table.py: the database's side)
+    sqlite.py     a table with one row per rid (sqlite_table.py: the database's side; cells.py: single values)
     keyvalue.py   the last value of each key, in one file (keyvalue_file.py)
     sql.py        the same in databases that SQLAlchemy reaches (sql_target.py, sql_table.py, sql_errors.py)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.connectors.cells import sound_text
 from sage.connectors.csv_rows import CsvFormat, CsvReader, to_record
 from sage.connectors.files import FileSource, find_files
 from sage.connectors.input import InputFile
@@ -152,7 +153,7 @@ class CsvWriter(FileWriter):
     def _cells(self, record: Any) -> list[str]:
         if not isinstance(record, dict) or not record or not all(isinstance(key, str) for key in record):
             raise RecordError("E406", "not a row", got=record, expected="a dict with text keys, not empty")
-        columns = self._columns or tuple(map(_text, record))
+        columns = self._columns or tuple(map(sound_text, record))
         if not record.keys() <= set(columns):
             unknown = sorted(record.keys() - set(columns))
             expected = ", ".join(columns)
@@ -177,16 +178,7 @@ class CsvWriter(FileWriter):
 
 def _cell(value: Any) -> str:
     if type(value) is str:
-        return _text(value)
+        return sound_text(value)
     if value is None:
         return ""
     return str(value) if type(value) in (int, float, bool) else to_json_cell(value)
-
-
-def _text(value: str) -> str:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise RecordError("E406", "text with a lone surrogate", got=value) from error
-    return value

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from sage import codec
+from sage.connectors.cells import sound_text
 from sage.connectors.sqlite_table import Table
 from sage.errors import RecordError, SageError, SinkError
 from sage.flow.sink import Rejected, Writer
@@ -92,7 +93,7 @@ class EntryWriter(Writer):
         _check(self._table)
 
     def _put(self, record: Any, rid: str) -> None:
-        key = _sound(rid if self._key is None else _key_of(record, self._key))
+        key = sound_text(rid if self._key is None else _key_of(record, self._key), self._key)
         value = codec.encode(record)
         if self._key is None or self._table.connection.execute(_TAKE, (rid,)).rowcount:
             self._table.connection.execute(_PUT, (key, value))
@@ -103,14 +104,6 @@ def _key_of(record: Any, name: str) -> str:
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise RecordError("E406", "no key", at=name, got=record, expected=f"a dict with a text or a number as {name!r}")
     return str(key)
-
-
-def _sound(key: str) -> str:
-    try:
-        key.encode()
-    except UnicodeEncodeError as error:
-        raise RecordError("E406", "a key with a lone surrogate", got=key) from error
-    return key
 
 
 def _opened(path: str, *, create: bool) -> Table:

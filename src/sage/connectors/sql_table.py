@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sage.connectors.cells import CHECKED
 from sage.connectors.json_text import to_json_cell
 from sage.connectors.output_errors import check_writable
 from sage.connectors.sql_errors import row_errors, sqlalchemy, translated
@@ -222,9 +223,8 @@ class SQLWriter(Writer):
         return {name: self._cell(name, record.get(name)) for name in self._columns}
 
     def _cell(self, name: str, value: Any) -> Any:
-        check = _CHECKED.get(type(value))
-        if check is not None:
-            check(name, value)
+        if (checked := CHECKED.get(type(value))) is not None:
+            return checked(value, name)
         return to_json_cell(value) if isinstance(value, list | tuple | dict) and name not in self._json else value
 
 
@@ -238,26 +238,6 @@ def _engine(address: Any, dialect: str) -> Any:
     if dialect == "sqlite":  # Python's sqlite3 begins no transaction before a savepoint, and takes its lock late
         alchemy.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
-
-
-def _check_text(name: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RecordError("E406", "text with a lone surrogate", at=name, got=value) from error
-
-
-def _check_integer(name: str, value: int) -> None:
-    if not -(1 << 63) <= value < 1 << 63:
-        raise RecordError("E406", "the number has more than 64 bits", at=name, got=value, try_="str(value)")
-
-
-def _check_real(name: str, value: float) -> None:
-    if value != value:  # noqa: PLR0124 -- SQLite would store it as NULL
-        raise RecordError("E406", "not a number", at=name, got=value, try_="None")
-
-
-_CHECKED: dict[type, Callable[[str, Any], None]] = {str: _check_text, int: _check_integer, float: _check_real}
 
 
 def _type_of(value: Any) -> Any:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from sage.connectors.cells import CHECKED
 from sage.connectors.json_text import to_json_cell
 from sage.errors import RecordError, SinkError
 from sage.flow.sink import Rejected, Writer
 
-_INTEGERS = range(-(1 << 63), 1 << 63)
 _ROW_ERRORS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
@@ -176,31 +175,9 @@ def _cell(value: Any, column: str) -> Any:
     return store(value, column) if store else to_json_cell(value)
 
 
-def _text(value: str, column: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RecordError("E406", "text with a lone surrogate", at=column, got=value) from error
-    return value
-
-
-def _integer(value: int, column: str) -> int:
-    if value not in _INTEGERS:
-        raise RecordError("E406", "the number has more than 64 bits", at=column, got=value, try_="str(value)")
-    return value
-
-
-def _real(value: float, column: str) -> float:
-    if math.isnan(value):
-        raise RecordError("E406", "SQLite would store NaN as NULL", at=column, got=value, try_="None")
-    return value
-
-
-_STORED: dict[type, Callable[[Any, str], Any]] = {
+_STORED: Mapping[type, Callable[[Any, str], Any]] = {
+    **CHECKED,
     type(None): lambda value, column: value,
     bool: lambda value, column: int(value),
     bytes: lambda value, column: value,
-    str: _text,
-    int: _integer,
-    float: _real,
 }
