@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MARK = "SAGE_JOB_FOLDER"
 """The variable that every process of a job inherits: it holds the folder of the job."""
@@ -158,3 +160,29 @@ def _children(pid: int) -> Iterator[int]:
 
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def announced(fd: int, timeout_s: float) -> tuple[dict[str, Any] | None, str]:
+    """The line of JSON that a process says on its output `fd` when it is ready, and what else was said up to there.
+
+    None instead of it: the output was closed. Raises TimeoutError, with what was said.
+    """
+    until = time.monotonic() + timeout_s
+    said = b""
+    while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
+        piece = os.read(fd, 65_536)
+        said += piece
+        found, rest = announcement_in(said)
+        if found is not None or not piece:
+            return found, rest
+    raise TimeoutError(said.decode("utf-8", "replace"))
+
+
+def announcement_in(said: bytes) -> tuple[dict[str, Any] | None, str]:
+    """As `announced`. The loader, the interpreter and libraries may say something before it."""
+    lines = said.decode("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("{"):
+            with suppress(ValueError):
+                return json.loads(line), "\n".join([*lines[:number], *lines[number + 1 :]])
+    return None, "\n".join(lines)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +11,7 @@ import click
 
 from sage.cli.stderr import say
 from sage.errors import HostError
+from sage.processes import announced
 
 END_S = 30.0
 
@@ -30,23 +27,15 @@ def start_detached(what: str, arguments: Sequence[str], timeout_s: float) -> Map
     )  # fmt: skip
     assert process.stdout is not None
     with process.stdout as output:
-        told = _told(what, output.fileno(), timeout_s)
-    try:
-        found: Mapping[str, Any] = json.loads(told)
-    except ValueError:
-        say(told.strip())
-        raise click.exceptions.Exit(process.wait(END_S)) from None
+        try:
+            found, rest = announced(output.fileno(), timeout_s)
+        except TimeoutError as error:
+            raise HostError(
+                "E823", f"{what} does not answer in {timeout_s:.0f} s", got=str(error) or "nothing"
+            ) from error
+    if rest:
+        say(rest)
+    if found is None:
+        raise click.exceptions.Exit(process.wait(END_S))
     process.returncode = 0  # it goes on without us
     return found
-
-
-def _told(what: str, fd: int, timeout_s: float) -> str:
-    """One line of JSON, or all that comes before the other side has closed it."""
-    until = time.monotonic() + timeout_s
-    told = b""
-    while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(fd, 65_536)
-        told += piece
-        if not piece or (told.startswith(b"{") and told.endswith(b"\n")):
-            return told.decode("utf-8", "replace")
-    raise HostError("E823", f"{what} does not answer", got=f"nothing in {timeout_s:.0f} s")

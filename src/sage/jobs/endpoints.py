@@ -24,10 +24,8 @@ import hashlib
 import json
 import os
 import secrets
-import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
@@ -38,11 +36,10 @@ from sage.errors import HostError, SageError
 from sage.jobs.folder import StateFolder, private, read_json, storing, touch, write_json
 from sage.jobs.job import DEFAULT_BAND
 from sage.jobs.outcome import last_line
-from sage.processes import Process
+from sage.processes import Process, announced
 from sage.settings import Settings
 
 START_TIMEOUT_S = 60.0
-MAX_TOLD_BYTES = 65_536
 KEY_NAME = "job-"
 
 
@@ -162,14 +159,12 @@ class GatewayFolder:
             )  # fmt: skip
         assert process.stdout is not None
         with process.stdout as output:
-            told = _line_of(output.fileno())
+            found = None
+            with suppress(TimeoutError):
+                found, _ = announced(output.fileno(), START_TIMEOUT_S)
         process.wait()  # it goes on in a child of its own
-        try:
-            found: Mapping[str, Any] = json.loads(told)
-        except ValueError:
-            raise HostError(
-                "E823", "the gateway of the jobs does not start", at=str(self.log), got=last_line(self.log)
-            ) from None
+        if found is None:
+            raise HostError("E823", "the gateway of the jobs does not start", at=str(self.log), got=last_line(self.log))
         return found
 
 
@@ -201,15 +196,3 @@ def _settings_of(folder: str) -> Settings | None:
             return settings.load()
     except (SageError, OSError):
         return None
-
-
-def _line_of(fd: int) -> bytes:
-    """One line, or what comes before the other side has closed it, or the time is over."""
-    until = time.monotonic() + START_TIMEOUT_S
-    told = b""
-    while not told.endswith(b"\n") and select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(fd, MAX_TOLD_BYTES)
-        told += piece
-        if not piece:
-            break
-    return told

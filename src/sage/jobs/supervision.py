@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 from sage.jobs.endpoints import GatewayFolder
 from sage.jobs.folder import JobFolder, private
-from sage.processes import Process
+from sage.processes import Process, announcement_in
 
 MAX_TOLD_BYTES = 65_536
 
@@ -49,6 +48,7 @@ class Supervisors:
 
     def __init__(self) -> None:
         self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._said: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._gateways: set[Process] = set()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -62,7 +62,7 @@ class Supervisors:
                 cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert started.stdout is not None
-        self._started[job] = started
+        self._started[job], self._said[job] = started, b""
         os.set_blocking(started.stdout.fileno(), False)
         self._selector.register(started.stdout, selectors.EVENT_READ, lambda: self._told(job))
 
@@ -70,6 +70,7 @@ class Supervisors:
         """Have `wait` tell when the supervisor `process` ends; False if it has already."""
         fd = process.open()
         if fd is None:
+            self._reap(job)
             return False
         self._selector.register(fd, selectors.EVENT_READ, lambda: self._ended(job, fd))
         return True
@@ -107,13 +108,18 @@ class Supervisors:
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _told(self, job: str) -> Told:
+    def _told(self, job: str) -> Told | None:
         started = self._started[job]
         assert started.stdout is not None
-        told = started.stdout.read(MAX_TOLD_BYTES) or b"{}"
+        piece = started.stdout.read(MAX_TOLD_BYTES)
+        self._said[job] += piece or b""
+        message, _ = announcement_in(self._said[job])
+        if message is None and piece != b"":
+            return None
+        message = message or {}
+        del self._said[job]
         self._selector.unregister(started.stdout)
         started.stdout.close()
-        message = json.loads(told)
         if message.get("supervisor", {}).get("pid") != started.pid:
             self._started.pop(job).wait()  # it has nothing more to do
         return Told(job, message)
@@ -127,7 +133,10 @@ class Supervisors:
     def _ended(self, job: str, fd: int) -> Ended:
         self._selector.unregister(fd)
         os.close(fd)
+        self._reap(job)
+        return Ended(job)
+
+    def _reap(self, job: str) -> None:
         started = self._started.pop(job, None)
         if started is not None:
             started.wait()
-        return Ended(job)
