@@ -50,8 +50,9 @@ def _config(found: Settings, files: GatewayFolder, port: int) -> GatewayConfig:
     key_file = None if found.llm_key is None else _in_memory(found.llm_key.reveal())
     endpoints = tuple(EndpointConfig(url, key_file=key_file) for url in found.llm_urls)
     return GatewayConfig(
-        endpoint=endpoints, port=port, max_wait_s=MAX_WAIT_S, timeout_s=found.llm_timeout_s, keys_folder=str(files.keys)
-    )
+        endpoint=endpoints, port=port, max_wait_s=MAX_WAIT_S, timeout_s=found.llm_timeout_s,
+        keys_folder=str(files.keys), batch_bytes=0,  # those there are the user's own gateway's
+    )  # fmt: skip
 
 
 def _in_memory(text: str) -> str:
