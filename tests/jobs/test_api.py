@@ -16,11 +16,14 @@ import pytest
 from jobs.managers import QUICK, Managed
 from patience import DEADLINE_S
 from sage.errors import StorageError, UsageError
-from sage.jobs.api import ROUTES
+from sage.jobs.admission import Capacity
+from sage.jobs.api import ROUTES, Api
 from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
+from sage.jobs.manager import Manager
 from sage.jobs.openapi import openapi
-from sage.jobs.server import MAX_BODY_BYTES
+from sage.jobs.server import MAX_BODY_BYTES, Servers
+from sage.jobs.store import Store
 
 Wait = Callable[[Callable[[], object]], None]
 
@@ -94,6 +97,8 @@ def fits(value: object, schema: Mapping[str, Any], document: Mapping[str, Any]) 
 
 
 def test_every_route_answers_as_the_document_says(managed: Managed) -> None:
+    managed.folder.make()
+    managed.folder.token.touch(0o600)  # emptied by a crash: it is made anew
     port = managed.start("--port", "0")
     assert port is not None
     bearer = {"Authorization": f"Bearer {managed.folder.token.read_text()}"}
@@ -148,6 +153,18 @@ def test_a_port_wants_the_token(
         if status == 401:
             assert answer["error"]["code"] == "E146"
             assert token not in json.dumps(answer)
+
+
+def test_an_empty_token_opens_nothing(managed: Managed) -> None:
+    managed.folder.make()
+    store = Store(managed.folder.database)
+    manager = Manager(managed.folder, store, capacity=Capacity(1), say=lambda text: None)
+    servers = Servers(Api(manager, managed.folder), managed.folder, 0, "")
+    assert servers.port is not None
+    assert ask(servers.port, "GET", "/v1/manager", headers={"Authorization": "Bearer "})[0] == 401
+    servers.close()
+    manager.close()
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_jobs_ask_through_one_gateway_each_with_a_key_of_its_own(asking: Managed
         left.remove()
         assert leftovers(asking.folder, lambda: set(jobs)) == []
     wait_until(lambda: requests_by_key(asking) == {f"job-{job}": 20 for job in jobs})
+    assert not (asking.folder.path.parent / "batches").exists()  # those are of the user's own gateway
 
 
 def test_the_gateway_is_killed_and_jobs_go_on(asking: Managed, wait_until: Wait) -> None:
@@ -83,7 +84,11 @@ def test_the_gateway_is_killed_and_jobs_go_on(asking: Managed, wait_until: Wait)
     wait_until((asking.where / "working").exists)
     gateway = gateway_of(asking).process()
     assert gateway is not None
+    key = (asking.where / "key").rename(asking.where / "no key")
     end_all([gateway], 10)
+    wait_until(lambda: "key" in gateway_of(asking).log.read_text())  # it cannot be started now
+    key.rename(asking.where / "key")
+    wait_until(lambda: gateway_of(asking).process() is not None)
     (asking.where / "go").touch()
     found = asking.end_of(job)
     assert (found["state"], found["written"]) == ("SUCCEEDED", 20)

@@ -67,6 +67,8 @@ def test_records_in_flight_are_a_jobs_share_and_follow_who_runs(
         managed.client.limit(other, 0)
     managed.client.limit(other, 1)
     assert managed.client.show(job)["max_in_flight"] == 11
+    managed.client.limit(other, None)
+    assert [managed.client.show(one)["max_in_flight"] for one in (job, other)] == [6, 6]
     (tmp_path / "go").touch()
     assert {managed.end_of(one)["state"] for one in (job, other)} == {"SUCCEEDED"}
     assert managed.client.show(job)["max_in_flight"] is None

@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from jobs.managers import ENDLESS, HEAD, QUICK, RELEASED, STUCK, Managed
 from sage.errors import UsageError
 from sage.jobs.admission import Capacity
-from sage.jobs.job import JobSpec
+from sage.jobs.job import Job, JobSpec
 from sage.jobs.manager import Manager
+from sage.jobs.states import Command, State
 from sage.jobs.store import Store
 
 Wait = Callable[[Callable[[], object]], None]
@@ -251,6 +253,46 @@ def test_killed_by_somebody_else(managed: Managed, wait_until: Wait, tmp_path: P
     wait_until(lambda: not managed.folder.job(job).is_locked())
     managed.client.resume(job)
     assert managed.end_of(job)["state"] == "SUCCEEDED"
+
+
+def test_what_libraries_print_is_not_taken_for_a_message(
+    managed: Managed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = 'import sys\nif "sage.jobs.supervisor" in sys.orig_argv:\n    print("hello", flush=True)\n'
+    (tmp_path / "sitecustomize.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)  # of what the manager starts too
+    managed.start()
+    assert managed.end_of(managed.submit(QUICK))["state"] == "SUCCEEDED"
+
+
+class _Hands:
+    """A clock that is put forward by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wall(self) -> float:
+        return self.now_s
+
+
+def test_a_forecast_follows_the_clock_and_what_changes(managed: Managed) -> None:
+    managed.folder.make()
+    store, clock, spec = Store(managed.folder.database), _Hands(), JobSpec(str(Path(__file__)), str(managed.where))
+    started = Job("00000001", spec, 0.0).changed(State.STARTING, 0.0)
+    store.put(started.changed(State.RUNNING, 0.0).changed(State.SUCCEEDED, 10.0))
+    store.put(replace(started, id="00000002"))
+    store.put(Job("00000003", spec, 0.0))
+    manager = Manager(managed.folder, store, capacity=Capacity(1), say=lambda text: None, clock=clock)
+    assert manager.forecast() == {"00000003": 10.0}
+    clock.now_s = 4.0
+    assert manager.forecast() == {"00000003": 6.0}
+    manager.command(Command.DELETE, "00000001")  # now nobody knows how long such a job takes
+    assert manager.forecast() == {}
+    manager.close()
+    store.close()
 
 
 def test_too_many_jobs(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import threading
@@ -15,7 +14,7 @@ from sage.errors import UsageError
 from sage.jobs.admission import Capacity
 from sage.jobs.api import Api
 from sage.jobs.endpoints import Gateways
-from sage.jobs.folder import StateFolder, locked, read_json, storing, touch, write_json
+from sage.jobs.folder import StateFolder, locked, read_json, storing, touch, write_json, write_text
 from sage.jobs.manager import Manager, Say
 from sage.jobs.server import Servers
 from sage.jobs.store import Store
@@ -94,11 +93,10 @@ def _until_told(manager: Manager) -> Iterator[None]:
 
 
 def _token(folder: StateFolder) -> str:
-    """That of this folder; made when it is first needed."""
+    """That of this folder; made when it is first needed, and anew where a crash has emptied the file."""
     with storing(folder.token):
-        if not folder.token.exists():
-            temporary = folder.token.with_name("token.tmp")
-            touch(temporary)
-            temporary.write_text(secrets.token_urlsafe(32))
-            os.replace(temporary, folder.token)
-        return folder.token.read_text()
+        token = folder.token.read_text() if folder.token.exists() else ""
+        if not token:
+            token = secrets.token_urlsafe(32)
+            write_text(folder.token, token)
+        return token

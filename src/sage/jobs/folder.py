@@ -248,11 +248,16 @@ def touch(path: Path) -> None:
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, allow_nan=False), durable=durable)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Put a file in place whole, for this user alone. Raises OSError, and then what was there before is there."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "w", encoding="utf-8", opener=private) as file:
-            json.dump(value, file, allow_nan=False)
+            file.write(text)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

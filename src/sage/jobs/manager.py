@@ -24,15 +24,13 @@ from sage.jobs.job import Job, JobSpec, new_id
 from sage.jobs.outcome import last_line, outcome_of
 from sage.jobs.queueing import needs_of
 from sage.jobs.register import Register
-from sage.jobs.revival import Revival
+from sage.jobs.revival import RETRY_S, Revival
 from sage.jobs.states import ACTIVE, ENDS, Command, State, check_command
 from sage.jobs.store import Store
 from sage.jobs.supervision import Ended, Event, GatewayEnded, Supervisors, Told
 from sage.processes import Process, end_all, marked
 
 MOST_PENDING = 1000
-RETRY_S = 2.0
-"""After which what could not be stored, or not be started yet, is tried again."""
 MOST_BUSY = 5
 """How often a job is tried that says that a run of it is not over."""
 KILL_GRACE_S = 2.0
@@ -58,10 +56,11 @@ class Manager:
         self._lock = threading.RLock()
         self._register = Register(folder, store, say, clock)
         self._supervisors = Supervisors()
-        self._revival = Revival(say, self._supervisors.wake)
+        self._revival = Revival(say, self._supervisors.wake, self._has_active)
         self._unfinished: list[_Task] = []
         self._busy: dict[str, int] = {}
         self._shares: dict[str, int | None] = {}
+        self._foreseen: tuple[int, float, dict[str, float]] = -1, 0.0, {}
         self._stopped = False
 
     # --- for clients ---
@@ -127,7 +126,7 @@ class Manager:
             found = self.job(job)
             if found.state in ENDS:
                 raise UsageError("E144", "the job cannot be limited: it has ended", at=f"job {job}", got=found.state)
-            limited = self._register.store_as(found, max_in_flight=max_in_flight)
+            limited = self._register.store_as(found, max_in_flight=max_in_flight or 0)
             self._share()
             return limited
 
@@ -142,9 +141,17 @@ class Manager:
             return admit(*self._register.candidates(), self.capacity)
 
     def forecast(self) -> dict[str, float]:
-        """About how many seconds those that wait will wait still, as far as that can be said."""
+        """About how many seconds those that wait will wait still, as far as that can be said.
+
+        Worked out anew when a job has changed, and when one should have started by now.
+        """
         with self._lock:
-            return forecast(*self._register.candidates(), self.capacity)
+            version, at, found = self._foreseen
+            waited_s = self._clock.monotonic() - at
+            if version != self._register.version or any(0 < wait_s <= waited_s for wait_s in found.values()):
+                found, waited_s = forecast(*self._register.candidates(), self.capacity), 0.0
+                self._foreseen = self._register.version, self._clock.monotonic(), found
+            return {job: max(0.0, wait_s - waited_s) for job, wait_s in found.items()}
 
     # --- the thread that acts ---
 
@@ -184,8 +191,12 @@ class Manager:
         return min([*self._register.next_due_s(), *again], default=None)
 
     def _revive(self, gateways: Sequence[GatewayFolder]) -> None:
-        if self._register.active:
+        if self._has_active():
             self._revival.see_to(gateways)
+
+    def _has_active(self) -> bool:
+        with self._lock:
+            return bool(self._register.active)
 
     def _task_of(self, event: Told | Ended) -> _Task:
         if isinstance(event, Told):
@@ -272,7 +283,7 @@ class Manager:
     def _share(self) -> None:
         """Tell those that run how many records each may have in flight, where that has changed."""
         running = {job.id: job for job in self._register.active}
-        most = {job.id: own for job in running.values() if (own := job.max_in_flight or job.spec.max_in_flight)}
+        most = {job.id: own for job in running.values() if (own := _own_limit(job))}
         found = shares({job.id: job.spec.weight for job in running.values()}, most, self.capacity)
         for job, share in found.items():
             if self._shares.get(job) != share:
@@ -319,3 +330,7 @@ class Manager:
         self._register.change(job, state, reason, **values)
         if state in ENDS:
             self._supervisors.wake()
+
+
+def _own_limit(job: Job) -> int | None:
+    return job.spec.max_in_flight if job.max_in_flight is None else job.max_in_flight

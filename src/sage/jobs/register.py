@@ -31,6 +31,8 @@ class Register:
         """In the order in which they were submitted."""
         self.due = {job.id: self._due_at(job) for job in self.jobs.values() if job.state is State.PENDING}
         """By job that waits: from when on it may start, on the monotonic clock."""
+        self.version = 0
+        """Another one after each change of a job."""
 
     def job(self, job: str) -> Job:
         """The one with this id. Raises `UsageError` E143 if there is none."""
@@ -45,8 +47,7 @@ class Register:
 
     def add(self, job: Job) -> None:
         """A new one. Raises `StorageError`."""
-        self._store.put(job)
-        self.jobs[job.id] = job
+        self._put(job)
         self.due[job.id] = self._due_at(job)
 
     def change(self, job: Job, state: State, reason: str = "", **values: Any) -> Job:
@@ -73,6 +74,7 @@ class Register:
     def forget(self, job: Job) -> None:
         """Raises `StorageError`."""
         self._store.delete(job.id)
+        self.version += 1
         del self.jobs[job.id]
         self.due.pop(job.id, None)
 
@@ -91,6 +93,7 @@ class Register:
     def _put(self, job: Job) -> Job:
         self._store.put(job)
         self.jobs[job.id] = job
+        self.version += 1
         return job
 
     def _due_at(self, job: Job) -> float:

@@ -200,7 +200,7 @@ class _PortServer(_Server):
             raise RequestError(403, "a page of elsewhere may not ask", at="Origin")
         given = request.headers.get_all("Authorization", [])
         kind, _, token = (given[0] if len(given) == 1 else "").partition(" ")
-        if kind != "Bearer" or not hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
+        if kind != "Bearer" or not token or not hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
             raise RequestError(401, "the token is missing or wrong", at="Authorization", expected="Bearer TOKEN")
 
 
