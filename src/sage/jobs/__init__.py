@@ -5,7 +5,6 @@
 `queueing`, `machine`   jobs as admission sees them; what there is for them
 `job`                   what was submitted and what became of it, as plain data
 `store`, `folder`       where that is kept: one SQLite file, and a folder for each job
-`processes`             processes known by more than their number
 `supervisor`            the process that sees to one run of one job, and outlives the manager
 `intake`, `register`    what is added to a job that is submitted; all that a manager knows, as it is stored
 `manager`               takes jobs in, has them started, settles how they ended
