@@ -20,8 +20,8 @@ from sage.gateway.batch_runner import BatchRunner
 from sage.gateway.batch_store import BatchStore
 from sage.gateway.callers import Caller
 from sage.gateway.faults import Refusal
-from sage.gateway.private import opener
 from sage.gateway.serving import CALLER, Handler, read_body
+from sage.private import opener
 
 MAX_FILE_BYTES = 100 << 20
 MAX_FILES, MAX_UNFINISHED = 1000, 32

@@ -23,7 +23,7 @@ import msgspec
 
 from sage.errors import StorageError
 from sage.gateway.batch import MAX_LINE_BYTES, Batch, FileCard, Result, is_id, new_id, read_result
-from sage.gateway.private import check_private, opener
+from sage.private import check_private, opener
 
 C = TypeVar("C", FileCard, Batch)
 _log = logging.getLogger(__name__)

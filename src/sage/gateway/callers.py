@@ -12,7 +12,7 @@ import msgspec
 
 from sage.errors import PipelineError
 from sage.gateway.config import GatewayConfig, KeyConfig, Scope, TenantConfig
-from sage.gateway.private import check_private
+from sage.private import check_private
 
 
 @dataclass(frozen=True, slots=True)

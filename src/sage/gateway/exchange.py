@@ -13,7 +13,7 @@ from sage.gateway.figures import Figures
 from sage.gateway.ledger import Used
 from sage.gateway.relay import EventRelay, Usage, usage_of
 from sage.gateway.requests import BYTES_PER_TOKEN, Asked
-from sage.llm.pooled import RelayedAnswer
+from sage.llm.pooled import RelayedAnswer, loop_time
 from sage.llm.wire import HalfAnswer, TooLarge
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -48,7 +48,7 @@ class Exchange:
 
     def admitted(self) -> None:
         """It is read, and waits for its turn."""
-        self._admitted_at = _now()
+        self._admitted_at = loop_time()
 
     async def answer(self, answer: RelayedAnswer) -> web.StreamResponse:
         """Pass it on. Raises what `RelayedAnswer.piece` raises, and `ClientGone`."""
@@ -57,7 +57,7 @@ class Exchange:
         if answer.status == 200 and answer.content_type.startswith(EVENTS):
             return await self._pass_events(answer)
         body = await read_whole(answer)
-        self.headers["X-SAGE-Endpoint-Ms"] = _ms(_now() - answer.granted_at)
+        self.headers["X-SAGE-Endpoint-Ms"] = _ms(loop_time() - answer.granted_at)
         if answer.status == 200:
             self._usage, self._whole_bytes = usage_of(body), len(body)
             self._complete = True
@@ -70,7 +70,7 @@ class Exchange:
         """Give an answer again. Raises `ClientGone`."""
         self._complete = True
         self._reused_tokens = kept.tokens
-        self.headers |= {"Content-Type": kept.content_type, "X-SAGE-Admission-Ms": _ms(_now() - self._arrived_at)}
+        self.headers |= {"Content-Type": kept.content_type, "X-SAGE-Admission-Ms": _ms(loop_time() - self._arrived_at)}
         if not kept.content_type.startswith(EVENTS):
             return web.Response(body=kept.body, headers=self.headers)
         stream = await self._begun()
@@ -93,7 +93,7 @@ class Exchange:
 
     def used(self, key: str, job: str, step: str) -> Used:
         """For the ledger, when it is over."""
-        now = _now()
+        now = loop_time()
         self._figures.whole.record(now - self._arrived_at)
         if self._granted_at is not None:
             self._figures.endpoint.record(now - self._granted_at)
@@ -161,7 +161,7 @@ class Exchange:
         """Where the time went, so far."""
         admission_s = self._admitted_at - self._arrived_at
         queued_s = max(0.0, answer.granted_at - self._admitted_at)
-        first_byte_s = _now() - answer.granted_at
+        first_byte_s = loop_time() - answer.granted_at
         self._figures.admission.record(admission_s)
         self._figures.queued.record(queued_s)
         self._figures.first_byte.record(first_byte_s)
@@ -200,7 +200,3 @@ async def _heard(saying: Awaitable[object]) -> None:
 async def _ended(stream: web.StreamResponse) -> web.StreamResponse:
     await _heard(stream.write_eof())
     return stream
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sage.clock import SYSTEM_CLOCK
 from sage.errors import StorageError
-from sage.gateway.private import check_private, opener
+from sage.private import check_private, opener
 
 BY = ("key", "job", "step", "model")
 _SUMS = ("requests", "failed", "prompt_tokens", "completion_tokens", "estimated_tokens", "reused_tokens")

@@ -28,6 +28,7 @@ from sage.gateway.ledger import Used
 from sage.gateway.relay import usage_of
 from sage.gateway.requests import BYTES_PER_TOKEN, Asked, Labels
 from sage.llm.pool import EndpointPool
+from sage.llm.pooled import loop_time
 from sage.llm.turns import Ticket
 
 BODY_TIMEOUT_S = 30.0
@@ -64,7 +65,7 @@ class Serving:
         """Of the route whose bodies `read` understands."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            arrived_at = _now()
+            arrived_at = loop_time()
             caller = request[CALLER]
             labels = requests.labels(request.headers)
             asked = read(await read_body(request), self._config.longest_answer_tokens if caller.budgeted else None)
@@ -93,10 +94,10 @@ class Serving:
         finally:
             used = exchange.used(caller.name, labels.job, labels.step)
             reservation.settle(used.tokens, _moment())
-            self._health.moved(_now())
+            self._health.moved(loop_time())
             self._books.add(used)
             if key is not None and (answer := exchange.kept()) is not None:
-                self._cache.put(key, answer, _now())
+                self._cache.put(key, answer, loop_time())
 
     async def whole(self, asked: Asked, caller: Caller, labels: Labels, band: int, limit_s: float) -> tuple[int, bytes]:
         """Answer what nobody waits for at a connection: status and body. Raises `Refusal`, `EndpointError`
@@ -127,7 +128,7 @@ class Serving:
                 return answer.status, body
         finally:
             reservation.settle(used.tokens, _moment())
-            self._health.moved(_now())
+            self._health.moved(loop_time())
             self._books.add(used)
 
     def _looked_up(self, exchange: Exchange, caller: Caller, labels: Labels) -> tuple[Kept | None, Key | None]:
@@ -135,7 +136,7 @@ class Serving:
         if not labels.reuse:
             return None, None
         key = key_of(exchange.asked, caller.tenant) if self._config.cache_bytes else None
-        kept = self._cache.get(key, _now()) if key is not None else None
+        kept = self._cache.get(key, loop_time()) if key is not None else None
         said = "HIT" if kept is not None else "MISS" if key is not None else "SKIP"
         exchange.headers["X-SAGE-Cache"] = said
         self._figures.looked_up(said)
@@ -191,9 +192,5 @@ async def read_body(request: web.Request) -> bytes:
         raise Refusal(408, f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _moment() -> Moment:
-    return Moment(_now(), SYSTEM_CLOCK.wall())
+    return Moment(loop_time(), SYSTEM_CLOCK.wall())

@@ -33,9 +33,10 @@ from typing import Any
 
 from sage import settings
 from sage.errors import HostError, SageError
-from sage.jobs.folder import StateFolder, private, read_json, storing, touch, write_json
+from sage.jobs.folder import StateFolder, read_json, storing, touch, write_json
 from sage.jobs.job import DEFAULT_BAND
 from sage.jobs.outcome import last_line
+from sage.private import opener
 from sage.processes import Process, announced
 from sage.settings import Settings
 
@@ -152,7 +153,7 @@ class GatewayFolder:
             (self.keys / sha256).unlink(missing_ok=True)
 
     def _start(self, cwd: str) -> Mapping[str, Any]:
-        with open(self.log, "ab", opener=private) as log:
+        with open(self.log, "ab", opener=opener) as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "sage.cli.job_gateway", str(self.path)],
                 cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,

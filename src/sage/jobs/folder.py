@@ -41,6 +41,7 @@ from typing import Any
 
 from sage.errors import StorageError
 from sage.jobs.job import ID, JobSpec
+from sage.private import opener
 from sage.processes import Process
 
 TEMPORARY = ".tmp"
@@ -167,7 +168,7 @@ class RunFolder:
     def reserve(self) -> None:
         """Take the room for the end now: a disk that is full later must not hide how the run ended."""
         for path in (self.success, self.end):
-            with open(path, "wb", opener=private) as file:
+            with open(path, "wb", opener=opener) as file:
                 os.posix_fallocate(file.fileno(), 0, END_BYTES)
 
     def write_success(self, state: str) -> None:
@@ -190,7 +191,7 @@ class RunFolder:
 
     def add_result(self, line: str) -> None:
         """Note how a pipeline of the file ended, as one line of JSON."""
-        with open(self.results, "a", encoding="utf-8", opener=private) as file:
+        with open(self.results, "a", encoding="utf-8", opener=opener) as file:
             file.write(line + "\n")
 
     def read_results(self) -> list[dict[str, Any]]:
@@ -237,14 +238,9 @@ def locked(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def private(path: str, flags: int) -> int:
-    """For `open`: a file that is made is this user's alone, and links are not followed."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
 def touch(path: Path) -> None:
     """Make an empty file, for this user alone, if there is none."""
-    os.close(private(str(path), os.O_CREAT | os.O_WRONLY))
+    os.close(opener(str(path), os.O_CREAT | os.O_WRONLY))
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
@@ -256,7 +252,7 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Put a file in place whole, for this user alone. Raises OSError, and then what was there before is there."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "w", encoding="utf-8", opener=private) as file:
+        with open(temporary, "w", encoding="utf-8", opener=opener) as file:
             file.write(text)
             file.flush()
             if durable:

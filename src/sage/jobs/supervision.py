@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.jobs.endpoints import GatewayFolder
-from sage.jobs.folder import JobFolder, private
+from sage.jobs.folder import JobFolder
+from sage.private import opener
 from sage.processes import Process, announcement_in
 
 MAX_TOLD_BYTES = 65_536
@@ -56,7 +57,7 @@ class Supervisors:
 
     def start(self, job: str, folder: JobFolder, run: int) -> None:
         """Start one; `wait` tells what it says. For a run that is begun, it says who sees to that. Raises OSError."""
-        with open(folder.log, "ab", opener=private) as log:
+        with open(folder.log, "ab", opener=opener) as log:
             started = subprocess.Popen(
                 [sys.executable, "-P", "-m", "sage.jobs.supervisor", str(folder.path), str(run)],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,

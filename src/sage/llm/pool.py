@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 from sage.errors import EndpointBusy, EndpointError, EndpointRefused, PipelineError, RecordError
 from sage.llm.balancer import Balancer, EndpointSnapshot, Grant, Outcome
 from sage.llm.client import ChatClient
-from sage.llm.pooled import CHARACTERS_PER_TOKEN, PooledAnswer, RelayedAnswer
+from sage.llm.pooled import CHARACTERS_PER_TOKEN, PooledAnswer, RelayedAnswer, loop_time
 from sage.llm.turns import MOST_WAITING, Ticket
 from sage.llm.wire import Completion, Message
 from sage.scheduling.limiter import FIRST_LIMIT, MOST
@@ -187,7 +187,7 @@ class EndpointPool:
 
     def wait_s(self, ticket: Ticket) -> float:
         """How long `ticket` would wait now, as well as one can know."""
-        return self._balancer.wait_s(ticket, _now())
+        return self._balancer.wait_s(ticket, loop_time())
 
     @asynccontextmanager
     async def _asked(
@@ -199,7 +199,7 @@ class EndpointPool:
         on_turn: OnTurn | None = None,
     ) -> AsyncIterator[B]:
         """Wait, ask, and ask another endpoint while an answer has not begun."""
-        until = _now() + wait_timeout_s
+        until = loop_time() + wait_timeout_s
         sent = began = False
         while True:
             if on_turn is not None and sent:
@@ -273,12 +273,12 @@ class EndpointPool:
         if self._turns.pop(ticket, None) is not None:
             self._balancer.withdraw(ticket)
         elif not turn.cancelled():  # it was granted, and the caller went away before it heard of that
-            self._balancer.end(turn.result(), _now(), Outcome.UNKNOWN)
+            self._balancer.end(turn.result(), loop_time(), Outcome.UNKNOWN)
             self._dispatch()
 
     def _dispatch(self) -> None:
         """Wake everybody whose turn it is, and see that this is called again when a pause ends."""
-        now = _now()
+        now = loop_time()
         while grants := self._balancer.grants(now):
             for grant in grants:
                 turn = self._turns.pop(grant.ticket)
@@ -326,7 +326,7 @@ class EndpointPool:
             self._troubles[grant.endpoint] = error
             raise
         finally:
-            self._balancer.end(grant, _now(), outcome, retry_after_s=retry_after_s)
+            self._balancer.end(grant, loop_time(), outcome, retry_after_s=retry_after_s)
             self._dispatch()
 
     async def _scrape(self, client: ChatClient) -> None:
@@ -334,10 +334,6 @@ class EndpointPool:
         while True:
             found = await client.load()
             if found is not None:
-                self._balancer.report_load(client.url, _now(), *found)
+                self._balancer.report_load(client.url, loop_time(), *found)
                 self._dispatch()
             await asyncio.sleep(SCRAPE_S if found is not None else SCRAPE_AGAIN_S)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

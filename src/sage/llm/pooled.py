@@ -35,7 +35,7 @@ class PooledAnswer:
         """Wait for the first text, or for the end of an answer without one."""
         self._first = await anext(self, None)
         if self._first is None:
-            self._balancer.progress(self._grant, _now(), self.completion.completion_tokens or 1)
+            self._balancer.progress(self._grant, loop_time(), self.completion.completion_tokens or 1)
 
     def __aiter__(self) -> Self:
         return self
@@ -45,7 +45,7 @@ class PooledAnswer:
             text, self._first = self._first, None
             return text
         text = await anext(self._streamed)
-        self._balancer.progress(self._grant, _now(), len(text) / CHARACTERS_PER_TOKEN)
+        self._balancer.progress(self._grant, loop_time(), len(text) / CHARACTERS_PER_TOKEN)
         return text
 
 
@@ -79,12 +79,13 @@ class RelayedAnswer:
 
     def came(self, tokens: float) -> None:
         """So many tokens of the answer have come."""
-        self._balancer.progress(self._grant, _now(), tokens)
+        self._balancer.progress(self._grant, loop_time(), tokens)
 
     def used(self, prompt_tokens: int) -> None:
         """What the prompt cost, exactly."""
         self._grant.ticket.prompt_tokens = prompt_tokens
 
 
-def _now() -> float:
+def loop_time() -> float:
+    """What all times here and in the gateway are by: the clock of the running event loop."""
     return asyncio.get_running_loop().time()

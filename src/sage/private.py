@@ -1,4 +1,4 @@
-"""What nobody but the gateway's user may read or change: what was used, batches, who has a key."""
+"""Files that nobody but this user may read or change: what jobs and gateways keep."""
 
 from __future__ import annotations
 
