@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,18 @@ def test_a_job_that_is_killed_while_it_writes_or_builds_has_each_document_once(
         assert ended.returncode == code, ended.stderr.decode()
     assert titles(tmp_path / "killed.index") == {f"d{n}": f"number {n}" for n in range(20)} | {"d99": "old"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".killed.index-mine", "killed.index"]
+
+
+def test_what_several_write_at_once_is_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "shared.index"
+    writers = [IndexSink(path, model="hashing").open(SinkContext("test", "write", job=str(n))) for n in range(4)]
+    for n, writer in enumerate(writers):
+        assert not writer.write([document(n)], [f"in/{n}"])
+    with ThreadPoolExecutor(len(writers)) as threads:
+        for done in [threads.submit(writer.commit) for writer in writers]:
+            done.result()
+    assert titles(path) == {f"d{n}": f"number {n}" for n in range(4)}
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.index"]
 
 
 def test_a_model_that_there_is_not_is_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sage.rag.lexical import write_lexicon
 from sage.rag.manifest import FORMAT, Manifest, seal_files, write_manifest
 from sage.rag.model import MODEL_NAME
 from sage.rag.passages import write_passages
-from sage.rag.place import check_target, replacing
+from sage.rag.place import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,6 @@ def build_index(
     """
     started = time.perf_counter()
     target = Path(path)
-    check_target(target)
     embedder = open_embedder(options.get("model", MODEL_NAME))
     plan = _Plan(
         options.get("max_tokens", embedder.max_tokens), options.get("embedded", DEFAULT_EMBEDDED),

@@ -34,6 +34,7 @@ def replacing(target: Path) -> Iterator[Path]:
         with _locked(folder):
             try:
                 _settle(place, aside)
+                check_target(target)
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir()
                 yield work
