@@ -60,9 +60,16 @@ def _locked(folder: Path) -> Iterator[None]:
             continue  # its owner removed the folder after our mkdir
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if _is_at(path, file.fileno()):
                 yield
                 return
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _put(work: Path, place: Path, aside: Path) -> None:
