@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 import sage
+from live import Gate
 from patience import DEADLINE_S
 from sage.connectors import Items, JsonLines, Parquet, Stdout, Text
 from sage.errors import SageError
+from sage.runtime.deadletters import DeadLetters
 from sage.runtime.durability.audit import bill, verify
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durability.rows import Rows
@@ -309,3 +311,53 @@ def test_a_parquet_output_goes_on() -> None:
     rows = parquet.read_table("out.parquet").to_pylist()
     assert sorted(row["n"] for row in rows) == [*map(float, range(60)), *(n + 0.5 for n in range(60, 100))]
     assert sorted(path.name for path in Path().glob(".out*")) == []
+
+
+def test_after_a_checkpoint_that_failed_there_is_none_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    """What it took out of the lists and reductions must not be passed over by a later one."""
+
+    def pipeline(gate: Gate) -> sage.Pipeline:
+        def check(n: int) -> int:
+            if n == 100:
+                raise ValueError(n)
+            if n == 200:
+                gate.wait()
+            return n
+
+        made = sage.Pipeline("one-bad-moment")
+        made.read(Items(range(400))).map(check).collect("all")
+        return made
+
+    failing = DeadLetters._synced
+
+    def refuses(letters: DeadLetters, file: Any) -> None:
+        monkeypatch.setattr(DeadLetters, "_synced", failing)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(DeadLetters, "_synced", refuses)
+    gate = Gate()
+    job = sage.start(pipeline(gate), sage.RunOptions(job_dir=JOB))
+    wait_until(lambda: DeadLetters._synced is failing)
+    gate.open()
+    result = job.wait(DEADLINE_S)
+    assert (result.status, result.error and result.error.code) == (sage.Status.FAILED, "E650")
+    again = run(pipeline(gate))
+    assert sorted(again.collected("all")) == [n for n in range(400) if n != 100]
+
+
+def test_a_mended_file_of_dead_letters_is_gone_on_with() -> None:
+    def pipeline(most: int | None) -> sage.Pipeline:
+        made = sage.Pipeline("letters")
+        made.read(Items(range(4))).map(lambda n: 1 / (n - 1), name="divide").map(Counting(most), durable=True).collect()
+        return made
+
+    assert run(pipeline(1)).status is sage.Status.FAILED
+    letters = JOB / "dead.jsonl"
+    good = letters.read_bytes()
+    letters.write_bytes(b"[1]\n")
+    with pytest.raises(SageError, match=r"E653 .*dead.jsonl:1"):
+        run(pipeline(None))
+    letters.write_bytes(good + b"\n")
+    assert run(pipeline(None)).status is sage.Status.SUCCEEDED_WITH_DEAD_LETTERS

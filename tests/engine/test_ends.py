@@ -1,5 +1,6 @@
 """Sources and sinks that fail: nothing is lost, and nothing half-written stands in place of an output."""
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -335,3 +336,41 @@ def test_a_result_says_in_a_line_how_it_ended_and_what_was_collected(tmp_path: P
     assert repr(result) == f"<RunResult of 'told': SUCCEEDED_WITH_DEAD_LETTERS, {account}, {where}>"
     with pytest.raises(KeyError, match=r"no collect\('collect'\) in this pipeline, but 'inverses'"):
         result.collected()
+
+
+def test_a_sink_that_ends_its_thread_is_how_the_run_ends(engine: Engine) -> None:
+    book = Book()
+
+    def leave(how: str) -> None:
+        raise SystemExit(f"the library calls sys.exit at {how}")
+
+    book.closing = leave
+    result = engine.over([1, 2], lambda s: s.write(BookSink(book)))
+    assert (result.status, result.error and result.error.code) == (Status.FAILED, "E411")
+    assert len(result.put_aside) == 1
+    assert "nowhere" in result.put_aside[0]
+
+
+@pytest.mark.once
+def test_a_defect_at_the_end_of_a_run_is_heard_of(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    def breaks(*_: object) -> None:
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr("sage.runtime.job.imbalance", breaks)
+    book = Book()
+    result = engine.over([1, 2], lambda s: s.write(BookSink(book)))
+    assert result.status is Status.FAILED
+    assert "a defect" in str(result.error)
+    assert book.ended == "aborted"
+
+
+@pytest.mark.once
+def test_ctrl_c_before_a_run_has_begun() -> None:
+    class Pressing(Items):
+        def check(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    pipeline = sage.Pipeline("early")
+    pipeline.read(Pressing([1, 2, 3])).collect()
+    with pytest.raises(KeyboardInterrupt, match="read 0"):
+        sage.run(pipeline)

@@ -14,7 +14,8 @@ from live import Gate, Live, Notes
 from patience import DEADLINE_S
 from sage import EndpointBusy, Status
 from sage.connectors import Items
-from sage.errors import RecordError
+from sage.errors import PipelineError, RecordError, StepTimeout
+from sage.runtime.deadline import MOST_LEFT_BEHIND, Deadline
 
 Letters = Callable[[sage.RunResult], list[dict[str, Any]]]
 
@@ -144,6 +145,25 @@ def test_a_record_over_its_time_is_given_up_and_its_neighbours_go_on(engine: Eng
         assert (letter["code"], letter["input"]) == ("E410", 2)
     finally:
         stuck.open()
+
+
+def test_threads_that_were_left_behind_and_have_ended_do_not_count(
+    wait_until: Callable[[Callable[[], object]], None],
+) -> None:
+    late = threading.Event()
+    deadline = Deadline(lambda _: late.wait(), 0.001, "late")
+    for most in (20, 20, MOST_LEFT_BEHIND):
+        for _ in range(most):
+            with pytest.raises(StepTimeout):
+                deadline(1)
+        if most < MOST_LEFT_BEHIND:
+            late.set()
+            wait_until(lambda: not any(thread.name == "sage-deadline-late" for thread in threading.enumerate()))
+            late.clear()
+    with pytest.raises(PipelineError, match="E231 33 calls"):
+        deadline(1)
+    late.set()
+    wait_until(lambda: not any(thread.name == "sage-deadline-late" for thread in threading.enumerate()))
 
 
 def test_an_async_record_over_its_time_is_cancelled(engine: Engine, letters: Letters) -> None:

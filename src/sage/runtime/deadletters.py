@@ -7,12 +7,14 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from sage import codec
 from sage.clock import SYSTEM_CLOCK, Clock
 from sage.errors import SageError, StorageError, shorten
+from sage.runtime.letters import letter_of, lines
 
 MAX_TRACEBACK_CHARS = 8_000
 
@@ -81,7 +83,7 @@ class DeadLetters(LetterBox):
     def go_on(self) -> None:
         """Add to the file of the earlier runs of this job; a record that failed then and fails again has one letter.
 
-        Raises `StorageError` if the file cannot be read or written."""
+        Raises `StorageError` if the file cannot be read or written, or has a line that is no letter."""
         self._check()
         if not self.path.exists():
             return
@@ -91,10 +93,10 @@ class DeadLetters(LetterBox):
             if whole < len(data):  # the run was killed while it wrote
                 os.truncate(self.path, whole)
         except OSError as error:
-            raise StorageError("E651", "cannot write dead letters", at=str(self.path), got=error.strerror) from error
-        for line in data[:whole].splitlines():
-            letter = codec.decode(line)
-            self._known.add((letter["rid"], letter["step"]))
+            raise self._unwritten(error) from error
+        for line in lines(BytesIO(data[:whole])):
+            letter = letter_of(line, str(self.path))
+            self._known.add((letter.rid, letter.step))
         self._earlier = len(self._known)
 
     def begin_again(self) -> None:
@@ -138,9 +140,7 @@ class DeadLetters(LetterBox):
                 self._file.write(letter.line + b"\n")
                 self._file.flush()
             except OSError as failure:
-                raise StorageError(
-                    "E651", "cannot write dead letters", at=str(self.path), got=failure.strerror
-                ) from failure
+                raise self._unwritten(failure) from failure
             self.count += 1
             self.last_reason = letter.reason
 
@@ -155,19 +155,28 @@ class DeadLetters(LetterBox):
         """Have the disk take what was written so far."""
         with self._lock:
             if self._file is not None:
-                os.fsync(self._file.fileno())
+                self._synced(self._file)
 
     def close(self) -> None:
         """Make what was written durable."""
         with self._lock:
-            if self._file is not None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._file = None
+            file, self._file = self._file, None
+            if file is not None:
+                with file:
+                    self._synced(file)
+
+    def _synced(self, file: IO[bytes]) -> None:
+        try:
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> StorageError:
+        return StorageError("E651", "cannot write dead letters", at=str(self.path), got=error.strerror)
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """One line: the text of SAGE's own errors as it is, others with their type."""
     if isinstance(error, SageError):
         return str(error)

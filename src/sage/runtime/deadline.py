@@ -15,8 +15,8 @@ class Deadline:
     """Calls `function` on a thread of its own and waits `timeout_s` for it.
 
     Python cannot end a thread. A call that does not return in time keeps its thread until it does; its result is
-    dropped. After 32 such threads the step is given up with a fatal error, because each costs memory and perhaps
-    a processor. A function that holds the interpreter's lock for ever cannot be timed out; run it in a process.
+    dropped. With more than 32 such threads the step is given up with a fatal error: each costs memory and perhaps a
+    processor. A function that holds the interpreter's lock for ever cannot be timed out; run it in a process.
     Used by one thread at a time.
     """
 
@@ -24,17 +24,17 @@ class Deadline:
         self._function = function
         self._timeout_s = timeout_s
         self._step = step
-        self._left_behind = 0
+        self._left_behind: list[_Worker] = []
         self._worker: _Worker | None = None
 
     def __call__(self, argument: Any) -> Any:
         worker = self._worker or _Worker(self._function, self._step)
         self._worker = None
         if not worker.run(argument, self._timeout_s):
-            self._left_behind += 1
-            if self._left_behind > MOST_LEFT_BEHIND:
+            self._left_behind = [each for each in (*self._left_behind, worker) if each.is_alive]
+            if len(self._left_behind) > MOST_LEFT_BEHIND:
                 raise PipelineError(
-                    "E231", f"{self._left_behind} calls never returned", at=f"step {self._step!r}",
+                    "E231", f"{len(self._left_behind)} calls never returned", at=f"step {self._step!r}",
                     try_="an operator that honours a timeout of its own",
                 )  # fmt: skip
             raise StepTimeout(
@@ -63,6 +63,10 @@ class _Worker:
         self._dismissed = False
         self._thread = threading.Thread(target=self._serve, name=f"sage-deadline-{step}", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def run(self, argument: Any, timeout_s: float) -> bool:
         """True if the call returned (or raised) in time; if not, the worker dismisses itself after the call."""

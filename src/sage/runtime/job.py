@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage.errors import HostError, SageError
 from sage.flow.graph import ExecutionGraph
+from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring
 from sage.runtime.attempt import Attempt, Ending
 from sage.runtime.context import RuntimeContext
@@ -53,7 +55,8 @@ class Job:
         self._handover: Handover | None = None
         self._restarts = Restarts(_restarts_of(options, engine), options.restart_window_s)
         self._suspects = Suspects()
-        self._attempt: Attempt
+        self._begun: Attempt | None = None
+        """The one at work, or the last one; None until the first is ready."""
         self._done = threading.Event()
         self._result: RunResult | None = None
         self._started_s = 0.0
@@ -65,7 +68,7 @@ class Job:
         try:
             check_ends(self._graph)
             self._open_directory()
-            self._attempt = self._prepared(None)
+            self._begun = self._prepared(None)
         except BaseException:
             if self._directory is not None:
                 self._directory.close()
@@ -84,16 +87,28 @@ class Job:
     def stop(self) -> None:
         """Read no more, finish what is in flight, give up what is parked. Returns at once."""
         self._cancelled = True
-        self._attempt.control.stop()
+        self._pass_on()
         if self._directory is not None:
             self._directory.hurry()
 
     def abort(self) -> None:
         """End at once; what is in flight is left unfinished. Returns at once."""
         self._cancelled = self._aborted = True
-        self._attempt.abort()
+        self._pass_on()
         if self._directory is not None:
             self._directory.hurry()
+
+    def _pass_on(self) -> None:
+        """Tell the attempt that was asked to end, if there is one and it was."""
+        if self._cancelled and self._begun is not None:
+            self._begun.control.stop()
+        if self._aborted and self._begun is not None:
+            self._begun.abort()
+
+    @property
+    def _attempt(self) -> Attempt:
+        assert self._begun is not None, "the job was started"
+        return self._begun
 
     def limit_in_flight(self, records: int) -> None:
         """From now on, let so many records be read and not finished at most (at least 1)."""
@@ -183,7 +198,29 @@ class Job:
         return book
 
     def _drive(self) -> None:
+        try:
+            self._go_to_the_end()
+        except BaseException as failure:  # noqa: BLE001 -- the run's outermost edge: whoever waits has to hear of it
+            self._give_up(failure)
+        self._done.set()
+
+    def _give_up(self, failure: BaseException) -> None:
+        """Let go of what can be let go, after a defect."""
+        put_aside: list[str] = []
+        with suppress(Exception):
+            put_aside = self._abort_sinks()
+        for held in (self._engine, self._handover, self._directory):
+            with suppress(Exception):
+                if held is not None:
+                    held.close()
+        self._result = RunResult(
+            self._graph.pipeline, self.run_id, Status.FAILED, Account(), self._elapsed_s(), (), None, None,
+            None, error_of(failure), tuple(put_aside), {}, notices=self.notices, goes_on=self._directory is not None,
+        )  # fmt: skip
+
+    def _go_to_the_end(self) -> None:
         self._attempt.start()
+        self._pass_on()
         if self._directory is not None and isinstance(self._attempt.book, DurableBook):
             cut = self._attempt.book.cut if self._handover is None else self._handover.cut
             self._directory.start(cut, self._dead_letters.sync)
@@ -203,23 +240,20 @@ class Job:
         try:
             self._handover.release(before.crew.lost_processes)
             self._dead_letters.begin_again()
-            self._attempt = self._prepared(before)
+            self._begun = self._prepared(before)
         except HostError as error:
             return Ending(error, [], error if error.code != "E813" else None)
         except SageError as error:
             return Ending(error, [], None)
         self._attempt.start()
-        if self._cancelled:  # meanwhile
-            self._attempt.control.stop()
-        if self._aborted:
-            self._attempt.abort()
+        self._pass_on()  # what came meanwhile
         return None
 
     def _conclude(self, ending: Ending) -> None:
         if self._engine is not None:
             self._engine.close()
         crew = self._attempt.crew
-        error = error_of(ending.failure)
+        error = None if ending.failure is None else error_of(ending.failure)
         account = crew.account()
         cancelled = self._cancelled  # once: a stop that comes later finds the run over
         if error is None and not cancelled:
@@ -233,7 +267,7 @@ class Job:
                 self._directory.pause(whole=not ending.stuck)
             if error is None and not cancelled:
                 self._commit()
-        except Exception as refused:  # noqa: BLE001 -- the run's outermost edge: whatever a sink raises becomes its outcome
+        except BaseException as refused:  # noqa: BLE001 -- whatever a sink raises becomes the run's outcome
             error = error or error_of(refused)
         if error is not None or cancelled:
             put_aside = self._abort_sinks()
@@ -265,7 +299,6 @@ class Job:
             restarts=snapshot.restarts,
             _collected={s.plan.name: s.records for s in crew.stages_of(CollectStage)},
         )
-        self._done.set()
 
     def _earlier(self) -> int:
         """Source records that were finished before the account begins."""
@@ -288,7 +321,7 @@ class Job:
         for sink in (*self._attempt.crew.stages_of(SinkStage), *orphans):
             try:
                 where = sink.abort()
-            except Exception as error:  # noqa: BLE001 -- the run is over already; its other sinks must be let go too
+            except BaseException as error:  # noqa: BLE001 -- the run is over already; its other sinks must be let go too
                 where = f"nowhere ({reason_of(error)})"
             if where is not None:
                 put_aside.append(where)

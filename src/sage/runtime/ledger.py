@@ -23,9 +23,9 @@ class Ledger(ABC):
     """What becomes of records, as stages tell it. Each worker tells what it does itself."""
 
     @property
+    @abstractmethod
     def most_open(self) -> int:
         """Records that may be open: no source reads more at once."""
-        return MAX_OPEN_RECORDS
 
     @abstractmethod
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:

@@ -79,8 +79,9 @@ class Member:
     def _live(self) -> None:
         try:
             self._handle.start(self._setup)
-        except OSError as error:
-            self._tell(Lost(self.number, f"it could not be started ({error.strerror})"))
+        except Exception as error:  # noqa: BLE001 -- of the system, of Ray: nobody else would hear of it
+            why = error.strerror if isinstance(error, OSError) else reason_of(error)
+            self._tell(Lost(self.number, f"it could not be started ({why})"))
             self._handle.link.close()
             self.ended.set()
             return

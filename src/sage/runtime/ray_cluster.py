@@ -49,9 +49,11 @@ def connected(address: str | None, *, insecure: bool) -> Iterator[None]:
 def _handlers_kept() -> Iterator[None]:
     """Ray takes SIGTERM for itself, which is to stop the run."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def nodes_of_cluster(*, answering: bool = False) -> list[Node]:

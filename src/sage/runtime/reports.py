@@ -212,6 +212,10 @@ class WorkerLedger(Ledger):
         self.stats: list[StepStats] = []
         """The figures of the worker's stages."""
 
+    @property
+    def most_open(self) -> int:
+        return self._at_home().most_open
+
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
         ticket = self._at_home().open(partition, first, last, records, now_s)
         self._entered += records

@@ -29,9 +29,9 @@ def status_of(error: SageError | None, *, lettered: bool, cancelled: bool) -> St
     return Status.SUCCEEDED_WITH_DEAD_LETTERS if lettered else Status.SUCCEEDED
 
 
-def error_of(failure: BaseException | None) -> SageError | None:
+def error_of(failure: BaseException) -> SageError:
     """The same in the terms of SAGE."""
-    if failure is None or isinstance(failure, SageError):
+    if isinstance(failure, SageError):
         return failure
     if isinstance(failure, OSError):
         error: SageError = StorageError("E650", f"the operating system refused: {reason_of(failure)}")

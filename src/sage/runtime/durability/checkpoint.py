@@ -18,6 +18,7 @@ from sage.errors import SageError, StorageError
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.row import Change, RowKind
 from sage.runtime.durable import Cut, Keeper, Progress, Taken
+from sage.runtime.verdict import error_of
 
 EVERY_S = 0.1
 """Between two checkpoints of a run that moves."""
@@ -61,30 +62,37 @@ class Checkpoints:
         self._over.set()
         if last and self._thread.ident is not None:
             self._thread.join()
-            if self._failure is None:
-                self._take()
+            self._check()
+            self._take()
         self._recorder.check()
 
     def begin_again(self) -> None:
         """The run begins again while it lives: take one more of all that there is, and know no keeper any more. Raises
         what a checkpoint failed with, in case nobody heard it."""
-        if self._failure is not None:
-            raise self._failure
+        self._check()
         self._take()
         self._keepers.clear()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _run(self) -> None:
         while not self._over.wait(EVERY_S):
             try:
                 self._take()
             except SageError as error:
-                self._failure = error
                 self._failed(error)
                 return
 
     def _take(self) -> None:
+        """What it has taken out of the keepers is gone if it fails: no later checkpoint may follow."""
         with self._taking:
-            self._take_all()
+            try:
+                self._take_all()
+            except BaseException as error:
+                self._failure = failure = error_of(error)
+                raise failure from error
 
     def _take_all(self) -> None:
         cut = self._cut()
