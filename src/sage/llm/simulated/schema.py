@@ -6,6 +6,7 @@ limits of numbers, strings and arrays; not patterns and formats.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 MAX_DEPTH = 16
@@ -33,14 +34,11 @@ def example_of(schema: Any, root: Any = None, depth: int = 0) -> Any:
             items = properties.items() if isinstance(properties, dict) else ()
             return {name: example_of(inner, root, depth + 1) for name, inner in items}
         case "array":
-            count = _limit(schema.get("minItems"), 1)
-            return [example_of(schema.get("items"), root, depth + 1) for _ in range(count)]
+            return [example_of(schema.get("items"), root, depth + 1) for _ in range(_size(schema, "Items", 1))]
         case "string":
-            return ("the sun " * MAX_REPEATS)[
-                : min(_limit(schema.get("minLength"), 7), _limit(schema.get("maxLength"), 7))
-            ]
+            return ("the sun " * MAX_REPEATS)[: _size(schema, "Length", 7)]
         case "integer":
-            return int(_least(schema))
+            return math.ceil(_least(schema))
         case "number":
             return _least(schema)
         case "boolean":
@@ -53,6 +51,11 @@ def _resolved(reference: Any, root: Any) -> Any:
     for name in str(reference).removeprefix("#/").split("/"):
         found = found.get(name) if isinstance(found, dict) else None
     return found
+
+
+def _size(schema: dict[str, Any], of: str, usual: int) -> int:
+    """As it usually is, within what is demanded."""
+    return max(_limit(schema.get(f"min{of}"), 0), min(usual, _limit(schema.get(f"max{of}"), usual)))
 
 
 def _limit(given: Any, default: int) -> int:
