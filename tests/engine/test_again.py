@@ -304,7 +304,7 @@ def test_a_book_that_follows_another_knows_what_is_finished() -> None:
     assert after.cut().partitions["p"] == Progress(position=49, beyond=(), records=50, complete=True)
 
 
-def test_who_was_alone_when_its_host_died_twice_is_the_culprit() -> None:
+def test_who_was_there_when_hosts_died_and_alone_at_last_is_the_culprit() -> None:
     suspects = Suspects()
     assert suspects.watch is None
     first, second = Try("work", "items/1"), Try("work", "items/2")
@@ -318,7 +318,7 @@ def test_who_was_alone_when_its_host_died_twice_is_the_culprit() -> None:
     suspects.note(1, "work/0", first)
     suspects.note(2, "work/1", second)
     assert suspects.died([1])
-    assert suspects.watch == Watch(frozenset({first}))
+    assert suspects.watch == Watch(condemned=frozenset({first}), suspected=frozenset({second}))
 
 
 class Brought(Reader):

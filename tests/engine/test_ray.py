@@ -1,5 +1,6 @@
 """What is particular to runs on a cluster: where things run, what arrives there, and what is left of it."""
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -17,6 +18,7 @@ from patience import DEADLINE_S
 from ray_nodes import MARKS
 from sage import Operator, OperatorContext, Status
 from sage.connectors import Items
+from sage.flow.step import StepOptions
 from sage.runtime import member
 from sage.runtime import ray as ray_engine
 
@@ -157,10 +159,10 @@ class Busy(Operator):
         return record
 
 
-def busy(**options: Any) -> tuple[sage.Job, Notes, Gate]:
+def busy(step: StepOptions | None = None, **options: Any) -> tuple[sage.Job, Notes, Gate]:
     pids, gate = Notes(), Gate()
     pipeline = sage.Pipeline("busy")
-    pipeline.read(Items(range(10))).map(Busy(pids, gate), name="busy").collect()
+    pipeline.read(Items(range(10))).map(Busy(pids, gate), name="busy", **(step or {})).collect()
     return engine.start(pipeline, **options), pids, gate
 
 
@@ -202,6 +204,23 @@ def test_a_job_directory_is_with_the_driver() -> None:
     assert len(calls) <= 200 + 2
 
 
+@pytest.mark.thorough
+def test_an_async_call_that_kills_its_host_is_a_dead_letter_after_three_deaths(letters: Any) -> None:
+    deaths = Notes()
+
+    async def call(n: int) -> int:
+        await asyncio.sleep(0.01)
+        if n == 40:
+            deaths.append(n)
+            os._exit(1)
+        return n
+
+    found = engine.over(range(200), lambda s: s.map(call, name="call", concurrency=8, parallelism=2))
+    assert sorted(found.collected()) == [n for n in range(200) if n != 40]
+    assert [(letter["rid"], letter["code"]) for letter in letters(found)] == [("items/40", "E419")]
+    assert len(deaths) == 3
+
+
 @pytest.mark.thorough  # of the law itself, test_again.py is the test
 def test_a_host_that_stands_still_is_lost(wait_until: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "LEASE_TICKS", 4)
@@ -221,6 +240,27 @@ def test_an_abort_leaves_no_host(wait_until: Wait) -> None:
     result = job.wait(DEADLINE_S)
     gate.open()
     assert result.status is Status.CANCELLED
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+@pytest.mark.thorough
+def test_an_abort_ends_a_run_whose_hosts_do_not_start_again(ray_driver: Any, wait_until: Wait) -> None:
+    class Holder:
+        def hold(self) -> None:
+            """Answers once it has what it asked for."""
+
+    job, pids, gate = busy({"resources": {"cpu": 1}})
+    wait_until(lambda: len(pids) == 2)
+    holders = [ray_driver.remote(Holder).options(num_cpus=1).remote() for _ in range(2)]
+    held = [holder.hold.remote() for holder in holders]
+    os.kill(pids[0], signal.SIGKILL)
+    ray_driver.get(held)  # there is no room for hosts any more
+    wait_until(lambda: job.snapshot().restarts)
+    job.abort()
+    assert job.wait(DEADLINE_S).status is Status.CANCELLED  # they would have had longer to start
+    gate.open()
+    for holder in holders:
+        ray_driver.kill(holder)
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 

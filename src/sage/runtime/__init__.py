@@ -24,10 +24,13 @@ Where a run has several hosts::
     fleet.py         the crew with other hosts in it; member.py  one of them, seen by the driver
     engine.py        what engines differ in; processes.py  hosts that are processes of this machine
     ray.py           hosts that are actors on a cluster: ray_cluster.py, ray_placement.py, ray_project.py before a run,
-                     ray_host.py the actor, ray_link.py what lies between
-    hosted.py        such a host, as it sees itself; messages.py  what it and the driver say to one another
+                     ray_host.py the actor, ray_link.py what lies between, ray_door.py on one machine
+    hosted.py        such a host, as it sees itself; messages.py  what it and the driver say to one another;
+                     parcel.py  what it is sent first
     crossing.py      the wiring between hosts; edges.py  the two ends of a queue
+    router.py        which host gets the next records of a task; routed.py  both ends of such an edge
     reports.py       what a host tells of its records; books.py  how the driver enters that
+    suspects.py      which record killed its host; watched.py, watched_async.py  how that is seen
 """
 
 from sage.runtime.account import Account

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage.flow.graph import Edge, ExecutionGraph, Mode, StepPlan, TaskPlan
 from sage.flow.operator import OperatorContext
@@ -38,6 +38,9 @@ from sage.runtime.worker import (
     replica_body,
     source_body,
 )
+
+if TYPE_CHECKING:
+    from sage.runtime.asynchronous import AsyncStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,14 @@ class Wiring:
     def supply(self, task: TaskPlan, instance: int, worker: str) -> Supply:
         """Where a worker of an instance takes its records from."""
         return self.inbox(task, instance)
+
+    def async_stage(
+        self, plan: StepPlan, context: RuntimeContext, shared: SharedOperator, inbox: Inbox, *, ordered: bool
+    ) -> AsyncStage:
+        """That of an instance of an async step."""
+        from sage.runtime.asynchronous import AsyncStage  # as below
+
+        return AsyncStage(plan, context, shared, inbox, ordered=ordered)
 
     def connection(self, edge: Edge, worker: str) -> Target:
         """From a worker that may wait to a task."""
@@ -282,13 +293,13 @@ class _Assembler:
                     stage.connect(edge.output.branch, held[-1])
 
     def _make_async(self, task: TaskPlan, instance: int, shared: SharedOperator) -> Worker:
-        from sage.runtime.async_worker import AsyncWorker
-        from sage.runtime.asynchronous import AsyncStage  # asyncio takes 40 ms to import
+        from sage.runtime.async_worker import AsyncWorker  # asyncio takes 40 ms to import
 
         plan = self._graph.steps[task.name]
         name = _worker_name(task, instance, 0)
         context = self._wiring.context_of(name)
-        stage = AsyncStage(plan, context, shared, self._wiring.inbox(task, instance), ordered=task.ordered)
+        inbox = self._wiring.inbox(task, instance)
+        stage = self._wiring.async_stage(plan, context, shared, inbox, ordered=task.ordered)
         for edge in self._graph.edges:
             if edge.output.step == task.name:
                 connection = self._wiring.local_connection(edge, name)

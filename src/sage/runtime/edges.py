@@ -45,6 +45,11 @@ VERDICT_S = 10.0
 
 Item = tuple[Any, ...]
 """Host and number of the stamp, how many records, and what `pack` made of records, keys and lineage."""
+COUNT = 2
+"""Where an item says how many records are in it."""
+ROUTED_PLACES = 1024
+"""In the queue of a host that a router gives its pieces to, and not more of them than the host may have: so many that a
+producer on another machine need not ask for each."""
 
 
 class Outlet:
@@ -98,26 +103,43 @@ class Outlet:
             self._queue.wait_for_pending_puts()
 
     def _send(self, batch: Batch) -> None:
+        packed = self._item_of(batch)
+        if packed is not None:
+            self._deliver(batch, *packed)
+
+    def _deliver(self, batch: Batch, item: Item, size_bytes: int) -> None:
+        started = time.monotonic()
         try:
-            data, buffers = _packed(batch)
-        except Exception as error:  # noqa: BLE001 -- any exception of a record's own __reduce__
-            self._send_halves(batch, error)
-            return
-        self._control.check()
-        item = (*self._reports.stamp(), len(batch), data, *buffers)
-        started = self._putting_since_s = time.monotonic()
-        try:
-            with self._endings():
-                self._queue.put(item)
+            self._put([item])
         except QueueBroken:
             raise
         except QueueError as error:  # too large
             self._send_halves(batch, error)
             return
+        self._adapt(started, size_bytes)
+
+    def _item_of(self, batch: Batch) -> tuple[Item, int] | None:
+        """As it goes into the queue, and its bytes; None where it cannot be packed: then its parts were sent."""
+        try:
+            data, buffers = _packed(batch)
+        except Exception as error:  # noqa: BLE001 -- any exception of a record's own __reduce__
+            self._send_halves(batch, error)
+            return None
+        size_bytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+        return (*self._reports.stamp(), len(batch), data, *buffers), size_bytes
+
+    def _put(self, items: Sequence[Item]) -> None:
+        self._control.check()
+        self._putting_since_s = time.monotonic()
+        try:
+            with self._endings():
+                if len(items) == 1:
+                    self._queue.put(items[0])
+                else:
+                    self._queue.put_batch(items)
         finally:
             self._putting_since_s = math.inf
-        self.records += len(batch)
-        self._adapt(started, len(data) + sum(buffer.raw().nbytes for buffer in buffers))
+        self.records += sum(item[COUNT] for item in items)
 
     @contextmanager
     def _endings(self) -> Iterator[None]:
@@ -260,7 +282,7 @@ def queues_of(task: TaskPlan, producers: int, routed: Sequence[int] = ()) -> lis
     """How many items fit into each queue of a task that is fed from other hosts: one, or one per instance if keyed, or
     one for each of the hosts with so many slots that a router chooses from."""
     if routed:
-        return [most_of(slots) + ITEMS_PER_WORKER for slots in routed]
+        return [max(ROUTED_PLACES, 2 * most_of(slots)) for slots in routed]
     if task.keyed:
         return [capacity_of(1, producers)] * task.instances
     return [capacity_of(task.instances, producers)]

@@ -52,7 +52,10 @@ class Engine(Protocol):
     """Says who gets what of the tasks that are routed."""
 
     def place(self, graph: ExecutionGraph) -> Placement:
-        """Decide where everything runs, and prepare these hosts. Raises `SageError`."""
+        """Decide where everything runs, and prepare these hosts. Raises `SageError`, or `Aborted`."""
+
+    def give_up(self) -> None:
+        """From any thread: let `place`, which may wait for hosts to start, raise `Aborted` soon."""
 
     def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
         """Make what feeds a task with records of so many workers: one queue, one per instance if keyed, or one for each

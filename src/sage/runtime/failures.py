@@ -123,6 +123,14 @@ class Failures:
         self._context.dead_letters.check_limit()
 
 
+def poison() -> RecordError:
+    """Of a record that has killed its process."""
+    return RecordError(
+        "E419", "the process died three times while this record was worked on, the last time it was alone",
+        try_="look at the record; the call is not made again",
+    )  # fmt: skip
+
+
 def lineage_at(batch: Batch, index: int) -> Lineage:
     """The stretch of lineage that record `index` belongs to."""
     for part in batch.lineage:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage.errors import PipelineError, SageError
-from sage.flow.graph import ExecutionGraph, StepPlan, TaskPlan
-from sage.flow.shipping import pack
+from sage.errors import SageError
+from sage.flow.graph import ExecutionGraph, TaskPlan
 from sage.queues import Queue
 from sage.runtime.account import Account
 from sage.runtime.assembly import producers_of
@@ -24,8 +23,8 @@ from sage.runtime.books import Books
 from sage.runtime.context import RuntimeContext
 from sage.runtime.crew import Closing, Crew
 from sage.runtime.crossing import CrossingWiring
-from sage.runtime.deadletters import DeadLetters, reason_of
-from sage.runtime.durable import Branch, Durability, FarBranch
+from sage.runtime.deadletters import DeadLetters
+from sage.runtime.durable import Branch, FarBranch
 from sage.runtime.engine import Engine
 from sage.runtime.host import Roster
 from sage.runtime.ledger import Book
@@ -47,7 +46,8 @@ from sage.runtime.messages import (
     Trying,
     name_of,
 )
-from sage.runtime.placement import HOME, Placed, Placement, edges_into
+from sage.runtime.parcel import packed
+from sage.runtime.placement import HOME, Placed, Placement, producers_on, tasks_away
 from sage.runtime.reports import Report, Reports
 from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Suspects
@@ -92,14 +92,14 @@ class Fleet(Crew):
             self._why = placement.why
             placement = replace(placement, why=())
             fed = [task for task in graph.tasks if task.name in placement.queued]
-            self._feeding = {task.name: _producers(graph, task, placement) for task in fed}
+            self._feeding = {task.name: producers_on(graph, task, placement) for task in fed}
             plan = self._plan(graph, context, placement, fed)
             self._crossing = CrossingWiring(
                 graph, context, placement, self._queues,
                 number=HOME, reports=self._reports, book=book, scheduler=engine.scheduler,
             )  # fmt: skip
             super().__init__(graph, self._crossing, book, letters, messages)
-            for number, tasks in _tasks_away(graph, placement).items():
+            for number, tasks in tasks_away(graph, placement).items():
                 self._hosts[number] = Member(number, tasks, engine.host(number), plan)
         except BaseException:
             self._let_go(())
@@ -276,10 +276,12 @@ class Fleet(Crew):
             made = self._engine.queues(task, producers_of(task, graph), placement)
             ways[task.name] = [each.way for each in made]
             self._queues[task.name] = [each.queue for each in made]
-        journal = None if context.durability is None else _branch(context.durability, self._engine)
-        return _packed(
-            Plan(_without_home(graph), placement, context.run_id, ways, context.clock, self._suspects.watch, journal)
-        )
+        return packed(Plan(graph, placement, context.run_id, ways, context.clock, self._suspects.watch, self._branch()))
+
+    def _branch(self) -> Branch | FarBranch | None:
+        if self._durability is None:
+            return None
+        return self._durability.branch() if self._engine.sees_files else self._durability.far_branch()
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):
@@ -307,44 +309,3 @@ class Fleet(Crew):
             self._feeding.pop(task)
             for each in self._queues[task]:
                 each.close()
-
-
-def _branch(durability: Durability, engine: Engine) -> Branch | FarBranch | None:
-    return durability.branch() if engine.sees_files else durability.far_branch()
-
-
-def _producers(graph: ExecutionGraph, task: TaskPlan, placement: Placement) -> set[tuple[str, int]]:
-    """The tasks that `task` gets its records from, and the hosts on which they run."""
-    sources = {graph.task_of(edge.output.step).name for edge in edges_into(graph, task)}
-    return {(source, host) for source in sources for host in placement.hosts[source]}
-
-
-def _tasks_away(graph: ExecutionGraph, placement: Placement) -> dict[int, list[str]]:
-    """The hosts that something is placed on, but for this one, and the tasks of each."""
-    tasks: dict[int, list[str]] = {}
-    for task in graph.tasks:
-        for host in sorted(set(placement.hosts[task.name]) - {HOME}):
-            tasks.setdefault(host, []).append(task.name)
-    return tasks
-
-
-def _without_home(graph: ExecutionGraph) -> ExecutionGraph:
-    """The graph as other hosts need it: what runs only here is left out, and need not be picklable."""
-    steps = {name: plan if plan.movable else _outline(plan) for name, plan in graph.steps.items()}
-    return replace(graph, steps=steps)
-
-
-def _outline(plan: StepPlan) -> StepPlan:
-    return replace(plan, operator=None, on_error=plan.on_error if isinstance(plan.on_error, str) else "dead_letter")
-
-
-def _packed(plan: Plan) -> Parcel:
-    """Raises `PipelineError` if something in it cannot be sent; for operators, the checks have said so before."""
-    try:
-        data, buffers = pack(plan)
-    except Exception as error:
-        raise PipelineError(
-            "E215", "the pipeline cannot be pickled, so it cannot be sent to other processes",
-            at=f"pipeline {plan.graph.pipeline!r}", got=reason_of(error), try_="processes=1",
-        ) from error  # fmt: skip
-    return data, [bytes(buffer.raw()) for buffer in buffers]

@@ -122,3 +122,18 @@ def around(graph: ExecutionGraph, task: TaskPlan, hosts: Mapping[str, tuple[int,
     for edge in edges_into(graph, task):
         around |= set(hosts[graph.task_of(edge.output.step).name])
     return around
+
+
+def producers_on(graph: ExecutionGraph, task: TaskPlan, placement: Placement) -> set[tuple[str, int]]:
+    """The tasks that `task` gets its records from, and the hosts on which they run."""
+    sources = {graph.task_of(edge.output.step).name for edge in edges_into(graph, task)}
+    return {(source, host) for source in sources for host in placement.hosts[source]}
+
+
+def tasks_away(graph: ExecutionGraph, placement: Placement) -> dict[int, list[str]]:
+    """The hosts that something is placed on, but for this one, and the tasks of each."""
+    tasks: dict[int, list[str]] = {}
+    for task in graph.tasks:
+        for host in sorted(set(placement.hosts[task.name]) - {HOME}):
+            tasks.setdefault(host, []).append(task.name)
+    return tasks

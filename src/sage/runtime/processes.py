@@ -36,6 +36,9 @@ class ProcessEngine:
     def place(self, graph: ExecutionGraph) -> Placement:
         return with_routes(graph, place(graph, self._processes))
 
+    def give_up(self) -> None:
+        """It waits for nothing."""
+
     def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
         sizes = queues_of(task, producers, placement.routes(task))
         ways = [SharedMemoryQueueDescriptor(maxsize=maxsize) for maxsize in sizes]

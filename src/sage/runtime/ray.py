@@ -16,6 +16,7 @@ from sage.errors import HostError, UsageError
 from sage.flow.graph import ExecutionGraph, TaskPlan
 from sage.flow.shipping import kept_apart
 from sage.queues import SharedMemoryQueueDescriptor, new_key
+from sage.runtime.control import Aborted
 from sage.runtime.edges import queues_of
 from sage.runtime.engine import Made
 from sage.runtime.messages import Parcel, SocketLink
@@ -38,6 +39,10 @@ START_S = 120.0
 AGAIN_S = 15.0
 """The same at least for a node that lost a host, or twice what it took the first time. If it does not start another by
 then, it is left out."""
+LOOK_S = 0.2
+"""How soon it is noticed that nobody waits for hosts any more."""
+FAR_PLACES = 64
+"""For each host on another machine, in the queue of a task that is only here: who finds few left asks for each."""
 GONE_S = 5.0
 """How long an actor may take to be gone after it was told so."""
 
@@ -60,6 +65,7 @@ class RayEngine:
         self._near: dict[int, SocketLink] = {}
         self._server: QueueServer | None = None
         self._caller: str | None = None
+        self._given_up = threading.Event()
         self._shipping = threading.Lock()
         self._shipped: Any = None
         self._wanted = hosts
@@ -103,13 +109,18 @@ class RayEngine:
     def _is_near(self, number: int) -> bool:
         return self._addresses[number].machine == self._addresses[HOME].machine
 
+    def give_up(self) -> None:
+        self._given_up.set()
+
     def queues(self, task: TaskPlan, producers: int, placement: Placement) -> Sequence[Made]:
         hosts = placement.hosts[task.name]
         routed = list(placement.slots(task)) if task.name in placement.routed else None
         made = []
-        for index, maxsize in enumerate(queues_of(task, producers, placement.routes(task))):
+        far = FAR_PLACES * sum(not self._is_near(number) for number in self._actors)
+        for index, places in enumerate(queues_of(task, producers, placement.routes(task))):
             takers = {routed[index]} if routed else {hosts[index]} if task.keyed else set(hosts)
             owner = takers.pop() if len(takers) == 1 else HOME
+            maxsize = max(places, far) if owner == HOME and task.instances == 1 else places
             made.append(self._queue(SharedMemoryQueueDescriptor(maxsize=maxsize), owner))
         return made
 
@@ -193,10 +204,24 @@ class RayEngine:
         """Wait for the first word of all hosts, by node. Returns the nodes without, of those that lost one before."""
         doubtful = [call for call, node in calls.items() if node in self._doubtful]
         sure = [call for call, node in calls.items() if node not in self._doubtful]
-        late = _pending(sure, START_S)
+        late = self._pending(sure, START_S)
         if late:
             raise _not_started(calls[late[0]], f"its node did not start it within {START_S:.0f} s")
-        return {calls[call] for call in _pending(doubtful, self._patience_s)}
+        return {calls[call] for call in self._pending(doubtful, self._patience_s)}
+
+    def _pending(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Those that have not answered in time. Raises `Aborted`."""
+        import ray
+
+        late, until = list(calls), time.monotonic() + timeout_s
+        while late and (left_s := until - time.monotonic()) > 0:
+            if self._given_up.is_set():
+                raise Aborted
+            try:
+                late = ray.wait(late, num_returns=len(late), timeout=min(LOOK_S, left_s))[1]
+            except SystemError as error:  # how an interrupt inside Ray's own code comes out of it
+                raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error) from None
+        return late
 
     def _use_calls(self, unreachable: Address) -> None:
         """There is a node to or from which no connection can be opened: everything between nodes goes over Ray then."""
@@ -258,16 +283,6 @@ def _options(demands: Counter[str], node: str) -> dict[str, Any]:
         "max_task_retries": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
     }
-
-
-def _pending(calls: Sequence[Any], timeout_s: float) -> list[Any]:
-    """Those that have not answered in time."""
-    import ray
-
-    try:
-        return ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[1] if calls else []
-    except SystemError as error:  # how an interrupt inside Ray's own code comes out of it
-        raise (error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error) from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from sage.errors import QueueClosed
 from sage.queues import Queue, SharedMemoryQueue
 from sage.record import Batch
-from sage.runtime.edges import LARGEST_ITEM_BYTES, Item, Outlet
+from sage.runtime.edges import COUNT, LARGEST_ITEM_BYTES, Item, Outlet
 from sage.runtime.inbox import Inbox, Supply
 from sage.runtime.router import Line, Router
 
@@ -31,6 +31,7 @@ class RoutedOutlet(Outlet):
         self._line = Line(name)
         self._hall = hall
         self._host = 0
+        self._held: dict[int, list[Batch]] = {}
         self._at_most = self._largest
 
     @property
@@ -38,16 +39,40 @@ class RoutedOutlet(Outlet):
         return self._router.fill
 
     def put(self, batch: Batch) -> None:
-        """Send `batch`, piece by piece; waits while the scheduler has nobody for it. Raises `Aborted`."""
+        """Send `batch`, piece by piece; waits while the scheduler has nobody for it. Raises `Aborted`.
+
+        What goes to one host leaves together, as long as there is somebody for the next piece.
+        """
         start = 0
         share = -(-len(batch) // len(self._queues))  # or one host would get all that came, and others nothing
         while start < len(batch):
-            self._host, count = self._router.assign(self._line, len(batch) - start, min(share, self._at_most))
-            self._queue = self._queues[self._host]
-            stop = start + count
-            self._send(batch if count == len(batch) else batch.slice(start, stop))
-            start = stop
+            most = min(share, self._at_most)
+            chosen = self._router.assign(self._line, len(batch) - start, most, waits=not self._held)
+            if chosen is None:
+                self._send_held()
+                continue
+            host, count = chosen
+            piece = batch if count == len(batch) else batch.slice(start, start + count)
+            self._held.setdefault(host, []).append(piece)
+            start += count
+        self._send_held()
         self._hall.capacity = self._router.room
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, {}
+        for host, pieces in held.items():
+            small: list[Item] = []
+            for piece in pieces:
+                self._host, self._queue = host, self._queues[host]
+                packed = self._item_of(piece)
+                if packed is not None and packed[1] <= LARGEST_ITEM_BYTES:
+                    small.append(packed[0])
+                    self._adapt(0.0, packed[1])
+                elif packed is not None:
+                    self._deliver(piece, *packed)
+            self._queue = self._queues[host]
+            if small:
+                self._put(small)
 
     def producer_done(self) -> None:
         for each in self._queues:
@@ -79,10 +104,6 @@ def move(queues: Sequence[Queue[Item]], router: Router, host: int) -> None:
     with suppress(queue.Empty, QueueClosed):  # it was begun meanwhile, or the run ends
         item = queues[host].get_nowait()
         queues[router.again(host, item[COUNT])].put(item)
-
-
-COUNT = 2
-"""Where an item says how many records are in it."""
 
 
 class Metered:

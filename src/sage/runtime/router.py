@@ -92,15 +92,17 @@ class Router:
     def _has_free(self) -> bool:
         return any(view.is_free for view in self._group.views)
 
-    def assign(self, line: Line, records: int, most: int) -> tuple[int, int]:
-        """Wait until some of the records of a producer may go: to which host, and how many, up to `most`. Raises
-        `Aborted`."""
+    def assign(self, line: Line, records: int, most: int, *, waits: bool = True) -> tuple[int, int] | None:
+        """Wait until some of the records of a producer may go: to which host, and how many, up to `most`. Who does not
+        wait gets None where none may go now. Raises `Aborted`."""
         with self._changed:
             line.comes(records, time.monotonic())
             self._lines.append(line)
             try:
                 while (chosen := self._choose(line, most)) is None:
                     self._control.check()
+                    if not waits:
+                        return None
                     self._changed.wait(self._look_again_s())
             finally:
                 self._lines.remove(line)

@@ -1,7 +1,8 @@
 """Which record killed its host: found out by a run that begins again, and kept away from the hosts then. Pure.
 
 Nobody watches until a host is lost. Then hosts take the records that were open one by one, and say which, until as many
-came as can have been open. A record that was the only one under way in its host when that died, twice, is the culprit.
+came as can have been open. Where calls overlap, those that were under way when their host died are made alone from then
+on. A record that was under way in two deaths, and the only one in the last of them, is the culprit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SEEN_DEATHS = 2
-"""Of a host, while it worked on this record alone: with the one before anybody watched, the third."""
+"""Of hosts that worked on this record, the last on no other: with the one before anybody watched, the third."""
 
 
 class Try(NamedTuple):
@@ -29,6 +30,8 @@ class Watch:
 
     condemned: frozenset[Try]
     """These are not worked on any more."""
+    suspected: frozenset[Try]
+    """These were under way when a host died."""
 
 
 class Suspects:
@@ -37,6 +40,7 @@ class Suspects:
     def __init__(self) -> None:
         self._under_way: dict[tuple[int, str], Try] = {}
         self._deaths: Counter[Try] = Counter()
+        self._condemned: set[Try] = set()
         self._is_watching = False
 
     @property
@@ -44,7 +48,7 @@ class Suspects:
         """For the hosts of the next attempt."""
         if not self._is_watching:
             return None
-        return Watch(frozenset(one for one, deaths in self._deaths.items() if deaths >= SEEN_DEATHS))
+        return Watch(frozenset(self._condemned), frozenset(self._deaths.keys() - self._condemned))
 
     def note(self, host: int, worker: str, attempt: Try | None) -> None:
         """A worker begins with a record, or is done with all that it had."""
@@ -56,11 +60,11 @@ class Suspects:
     def died(self, hosts: Sequence[int]) -> bool:
         """The run has lost these and begins again; whether it is known now of a record that it killed one."""
         self._is_watching = True
-        found = False
+        known = len(self._condemned)
         for host in hosts:
             tries = [one for (where, _), one in self._under_way.items() if where == host]
-            if len(tries) == 1:
-                self._deaths[tries[0]] += 1
-                found |= self._deaths[tries[0]] == SEEN_DEATHS
+            self._deaths.update(tries)
+            if len(tries) == 1 and self._deaths[tries[0]] >= SEEN_DEATHS:
+                self._condemned.add(tries[0])
         self._under_way.clear()
-        return found
+        return len(self._condemned) > known

@@ -1,31 +1,45 @@
-"""A host of a run that has lost one: it takes records one by one, and says which before it begins."""
+"""A host of a run that has lost one: it takes records one by one, and says which before it begins.
+
+Of async steps as many calls are under way as ever (`watched_async.py`). Threads that share a step are not watched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage.errors import RecordError
 from sage.flow.graph import Mode, TaskPlan
 from sage.record import Batch
 from sage.runtime.crossing import CrossingWiring
-from sage.runtime.failures import Failures
+from sage.runtime.failures import Failures, poison
 from sage.runtime.inbox import Supply
 from sage.runtime.ledger import MAX_OPEN_RECORDS
 from sage.runtime.stats import StepStats
 from sage.runtime.suspects import Try, Watch
+
+if TYPE_CHECKING:
+    from sage.runtime.asynchronous import AsyncStage
 
 Say = Callable[[str, Try | None], None]
 """The worker, and what it is at. Returns when the driver will know, whatever becomes of this process."""
 
 
 class WatchedWiring(CrossingWiring):
-    """Workers that make one call at a time are watched; `say` tells the driver."""
+    """Workers that make one call at a time are watched, and async ones; `say` tells the driver."""
 
     def __init__(self, *parts: Any, watch: Watch, say: Say, **more: Any) -> None:
         super().__init__(*parts, **more)
         self._watch = watch
         self._say = say
+        self._async: dict[str, Any] = {}
+        """What all watched async stages share, once there is one."""
+
+    def async_stage(self, *parts: Any, **more: Any) -> AsyncStage:
+        from sage.runtime.watched_async import Solitude, WatchedAsyncStage  # asyncio takes 40 ms to import
+
+        shared = self._async or {"watch": self._watch, "say": self._say, "solitude": Solitude()}
+        self._async = shared
+        return WatchedAsyncStage(*parts, **shared, **more)
 
     def supply(self, task: TaskPlan, instance: int, worker: str) -> Supply:
         supply = super().supply(task, instance, worker)
@@ -70,7 +84,7 @@ class Watched:
         self._left -= 1
         attempt = Try(self._step, one.rids[0])
         if attempt in self._condemned:
-            self._failures.refuse(one, _poison())
+            self._failures.refuse(one, poison())
             return True
         self._has_said = True
         self._say(self._worker, attempt)
@@ -80,10 +94,3 @@ class Watched:
         if self._has_said:
             self._has_said = False
             self._say(self._worker, None)
-
-
-def _poison() -> RecordError:
-    return RecordError(
-        "E419", "the process died three times while this record was worked on, the last times it was alone",
-        try_="look at the record; the call is not made again",
-    )  # fmt: skip
