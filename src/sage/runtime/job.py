@@ -15,7 +15,7 @@ from sage.runtime.account import Account
 from sage.runtime.assembly import Wiring
 from sage.runtime.attempt import Attempt, Ending
 from sage.runtime.context import RuntimeContext
-from sage.runtime.control import Control
+from sage.runtime.control import Aborted, Control
 from sage.runtime.crew import Crew
 from sage.runtime.deadletters import DeadLetters, reason_of
 from sage.runtime.durable import Progress, StepBill
@@ -95,6 +95,8 @@ class Job:
         """End at once; what is in flight is left unfinished. Returns at once."""
         self._cancelled = self._aborted = True
         self._pass_on()
+        if self._engine is not None:
+            self._engine.give_up()
         if self._directory is not None:
             self._directory.hurry()
 
@@ -241,6 +243,8 @@ class Job:
             self._handover.release(before.crew.lost_processes)
             self._dead_letters.begin_again()
             self._begun = self._prepared(before)
+        except Aborted:
+            return Ending(None, [], None)
         except HostError as error:
             return Ending(error, [], error if error.code != "E813" else None)
         except SageError as error:
