@@ -66,7 +66,7 @@ class Ticket:
 
 
 class _Served(Generic[W]):
-    """Tokens by weight, of those who have something to do."""
+    """Tokens by weight, of those who take turns with one another and have something to do."""
 
     def __init__(self) -> None:
         self._tokens: dict[W, float] = {}
@@ -74,15 +74,13 @@ class _Served(Generic[W]):
     def __getitem__(self, who: W) -> float:
         return self._tokens[who]
 
-    def __contains__(self, who: W) -> bool:
-        return who in self._tokens
+    def __len__(self) -> int:
+        return len(self._tokens)
 
-    def __iter__(self) -> Iterator[W]:
-        return iter(self._tokens)
-
-    def join(self, who: W, beside: list[W]) -> None:
-        """Level with the least served of `beside`."""
-        self._tokens[who] = min((self._tokens[other] for other in beside), default=0.0)
+    def join(self, who: W) -> None:
+        """Level with the least served, if it is not among them."""
+        if who not in self._tokens:
+            self._tokens[who] = min(self._tokens.values(), default=0.0)
 
     def add(self, who: W, tokens: float) -> None:
         """Less than 0 gives back."""
@@ -97,18 +95,16 @@ class Turns:
 
     def __init__(self, most_waiting: int) -> None:
         self._most_waiting = most_waiting
+        self.waiting = 0
+        """How many."""
         self._waiting: dict[Line, OrderedDict[Ticket, None]] = {}
         self._backlog: dict[Line, float] = {}
         """Tokens that wait."""
         self._running: dict[Line, int] = {}
-        self._lines: _Served[Line] = _Served()
-        self._groups: _Served[Group] = _Served()
+        self._lines: dict[Group, _Served[Line]] = {}
+        self._groups: dict[int, _Served[Group]] = {}
         self._earned: dict[int, float] = {}
         """Of each band that waits, in tokens."""
-
-    @property
-    def waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
 
     def wait(self, ticket: Ticket, *, first: bool = False) -> None:
         """Behind its job's others, or before them. Raises `EndpointBusy` E723 if too many wait already."""
@@ -120,6 +116,7 @@ class Turns:
         self._join(line)
         queue = self._waiting.setdefault(line, OrderedDict())
         queue[ticket] = None
+        self.waiting += 1
         self._backlog[line] = self._backlog.get(line, 0.0) + ticket.tokens
         if first:
             queue.move_to_end(ticket, last=False)
@@ -168,14 +165,14 @@ class Turns:
         backlog = self._backlog
         higher = sum(tokens for line, tokens in backlog.items() if line.band > ticket.band)
         own = backlog.get(ticket.line, 0.0)
-        siblings = [line for line in backlog if line.group == ticket.line.group and line != ticket.line]
-        own += sum(self._beside(backlog[line], line, own, ticket) for line in siblings)
-        groups: dict[Group, list[Line]] = {}
+        tenants: dict[str, list[Line]] = {}
         for line in backlog:
-            if line.band == ticket.band and line.tenant != ticket.tenant:
-                groups.setdefault(line.group, []).append(line)
+            if line.band == ticket.band:
+                tenants.setdefault(line.tenant, []).append(line)
+        siblings = [line for line in tenants.pop(ticket.tenant, ()) if line.job != ticket.job]
+        own += sum(self._beside(backlog[line], line, own, ticket) for line in siblings)
         others = (
-            self._beside(sum(backlog[line] for line in lines), lines[0], own, ticket) for lines in groups.values()
+            self._beside(sum(backlog[line] for line in lines), lines[0], own, ticket) for lines in tenants.values()
         )
         return higher + own + sum(others)
 
@@ -185,17 +182,16 @@ class Turns:
 
     def _turn(self, line: Line) -> tuple[bool, int, float, float]:
         """The smallest goes first."""
-        return (not self.is_owed(line), -line.band, self._groups[line.group], self._lines[line])
+        return (not self.is_owed(line), -line.band, self._groups[line.band][line.group], self._lines[line.group][line])
 
     def _join(self, line: Line) -> None:
-        if line.group not in self._groups:
-            self._groups.join(line.group, [other for other in self._groups if other.band == line.band])
-        if line not in self._lines:
-            self._lines.join(line, [other for other in self._lines if other.group == line.group])
+        self._groups.setdefault(line.band, _Served()).join(line.group)
+        self._lines.setdefault(line.group, _Served()).join(line)
 
     def _serve(self, ticket: Ticket, tokens: float) -> None:
-        self._lines.add(ticket.line, tokens / ticket.weight)
-        self._groups.add(ticket.line.group, tokens / ticket.weight)
+        line = ticket.line
+        self._lines[line.group].add(line, tokens / ticket.weight)
+        self._groups[line.band].add(line.group, tokens / ticket.weight)
 
     def _pass_by(self, ticket: Ticket) -> None:
         """Lower bands that wait earn something; its own is paid, and pays in advance if it goes before a higher one."""
@@ -212,6 +208,7 @@ class Turns:
     def _leave(self, ticket: Ticket) -> None:
         del self._waiting[ticket.line][ticket]
         self._backlog[ticket.line] -= ticket.tokens
+        self.waiting -= 1
 
     def _tidy(self, line: Line) -> None:
         """Forget what a line no longer needs."""
@@ -223,6 +220,9 @@ class Turns:
             self._earned.pop(line.band, None)
         if not self._running.get(line):
             self._running.pop(line, None)
-            self._lines.leave(line)
-            if all(other.group != line.group for other in self._lines):
-                self._groups.leave(line.group)
+            self._lines[line.group].leave(line)
+            if not self._lines[line.group]:
+                del self._lines[line.group]
+                self._groups[line.band].leave(line.group)
+                if not self._groups[line.band]:
+                    del self._groups[line.band]
