@@ -20,6 +20,8 @@ from live import Gate, Live, Tally
 from patience import DEADLINE_S
 from sage import Status
 from sage.connectors import Items, JsonLines
+from sage.runtime.control import Aborted
+from sage.runtime.processes import ProcessEngine
 
 
 class Record:
@@ -316,6 +318,8 @@ PROGRAM = """
 import sys, threading
 import sage
 from sage.connectors import Items, JsonLines
+from sage.runtime.control import Aborted
+from sage.runtime.processes import ProcessEngine
 
 def operator(n):
     print(n, flush=True)
@@ -386,3 +390,16 @@ def told(self):
 
 job.Job.stop = told
 """
+
+
+def test_an_abort_while_hosts_start_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`interrupts` aborts at the second Ctrl-C; then an engine that waits for hosts gives up."""
+
+    def give_up(*_: Any) -> Any:
+        raise Aborted
+
+    monkeypatch.setattr(ProcessEngine, "place", give_up)
+    pipeline = sage.Pipeline("aborted")
+    pipeline.read(Items(range(10))).map(lambda n: n).collect()
+    with pytest.raises(KeyboardInterrupt):
+        sage.start(pipeline, sage.RunOptions(processes=2))

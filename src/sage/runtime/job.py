@@ -64,16 +64,19 @@ class Job:
         self._aborted = False
 
     def start(self) -> Job:
-        """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work."""
+        """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work, and
+        KeyboardInterrupt if it is aborted while hosts start."""
         try:
             check_ends(self._graph)
             self._open_directory()
             self._begun = self._prepared(None)
-        except BaseException:
+        except BaseException as failure:
             if self._directory is not None:
                 self._directory.close()
             if self._engine is not None:
                 self._engine.close()
+            if isinstance(failure, Aborted):  # before there was anything to end
+                raise KeyboardInterrupt from None
             raise
         self._started_s = self._options.clock.monotonic()
         threading.Thread(target=self._drive, name="sage-dispatcher", daemon=True).start()
