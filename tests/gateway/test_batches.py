@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,31 @@ def test_whatever_an_endpoint_answers_is_one_line_that_can_be_read(body: bytes) 
     assert b"\n" not in kept
     read = parts.read_result(kept)
     assert read.good
-    assert json.loads(kept)["response"]["body"] == read.response["body"]  # type: ignore[index]
+    assert read.response is not None
+    assert json.loads(kept)["response"]["body"] == json.loads(bytes(read.response.body))
+
+
+def test_the_oldest_of_many_that_have_ended_are_forgotten(
+    endpoint: SimulatedEndpoint, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sage.gateway.batch_routes.MAX_ENDED", 2)
+    with gateway_for(endpoint.url) as gateway:
+        file = upload(gateway, lines(1)).json["id"]
+        made = []
+        for _ in range(4):
+            made.append(create(gateway, file).json["id"])
+            assert ended(gateway, made[-1], wait_until)["output_file_id"]
+        kept = [each["id"] for each in ask(gateway, "/v1/batches").json["data"]]
+        assert kept == made[:0:-1]
+        assert ask(gateway, f"/v1/batches/{made[0]}").status == 404
+        assert len(ask(gateway, "/v1/files").json["data"]) == 5
+
+
+def test_uploads_at_once_share_the_room(endpoint: SimulatedEndpoint) -> None:
+    with gateway_for(endpoint.url, batch_bytes=5 << 20) as gateway, ThreadPoolExecutor(4) as threads:
+        sent = list(threads.map(lambda _: upload(gateway, b"x" * (3 << 20)).status, range(4)))
+        assert sent.count(200) <= 1
+        assert set(sent) <= {200, 413}
 
 
 def test_an_answer_on_many_lines_and_one_that_was_filtered(wait_until: Wait) -> None:

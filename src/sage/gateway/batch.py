@@ -119,17 +119,25 @@ class Asks(Struct):
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Name], Meta(max_length=16)] | None = None
 
 
+class Response(Struct):
+    """An endpoint's answer; its body stays the JSON that it is."""
+
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
 class Result(Struct, omit_defaults=False):
     """What became of one request, as a line of the output or of the file of errors."""
 
     id: str
     custom_id: str
-    response: dict[str, Any] | None = None
+    response: Response | None = None
     error: dict[str, str] | None = None
 
     @property
     def good(self) -> bool:
-        return self.response is not None and self.response["status_code"] == 200
+        return self.response is not None and self.response.status_code == 200
 
 
 read_line = msgspec.json.Decoder(Line).decode
@@ -157,7 +165,7 @@ def window_s(said: str) -> int:
 
 def ended(line: Line | str, status_code: int, body: bytes) -> Result:
     """It was answered, if perhaps by an error."""
-    response = {"status_code": status_code, "request_id": new_id("req_"), "body": _on_one_line(body)}
+    response = Response(status_code, new_id("req_"), _on_one_line(body))
     return Result(new_id("batch_req_"), line if isinstance(line, str) else line.custom_id, response)
 
 

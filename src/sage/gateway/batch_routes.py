@@ -15,7 +15,7 @@ from aiohttp import BodyPartReader, web
 
 from sage.clock import SYSTEM_CLOCK
 from sage.gateway import requests
-from sage.gateway.batch import READERS, Batch, FileCard, new_id, read_asks, window_s
+from sage.gateway.batch import ENDED, READERS, Batch, FileCard, new_id, read_asks, window_s
 from sage.gateway.batch_runner import BatchRunner
 from sage.gateway.batch_store import BatchStore
 from sage.gateway.callers import Caller
@@ -24,11 +24,13 @@ from sage.gateway.serving import CALLER, Handler, read_body
 from sage.private import opener
 
 MAX_FILE_BYTES = 100 << 20
-MAX_FILES, MAX_UNFINISHED = 1000, 32
-"""Of a tenant."""
+MAX_FILES, MAX_UNFINISHED, MAX_ENDED = 1000, 32, 1000
+"""Of a tenant. Of batches that have ended the oldest are forgotten; their files stay."""
 MAX_PAGE = 100
 UPLOAD_TIMEOUT_S = 600.0
 PIECE_BYTES = 1 << 16
+LOOK_BYTES = 1 << 20
+"""So often it is looked whether there is still room."""
 
 
 class BatchRoutes:
@@ -106,14 +108,15 @@ class BatchRoutes:
         return filename, purpose or ""
 
     async def _written(self, part: BodyPartReader, draft: Path) -> None:
-        most = min(MAX_FILE_BYTES, self._most_bytes - self._store.size_bytes)
-        size_bytes = 0
-        with open(draft, "xb", opener=opener) as file:
+        size_bytes = most = 0
+        with open(draft, "xb", opener=opener, buffering=0) as file:
             while piece := await part.read_chunk(PIECE_BYTES):
-                size_bytes += len(piece)
-                if size_bytes > most:
-                    raise Refusal(413, f"there is room for {max(0, most)} bytes; delete files", param="file")
-                file.write(piece)
+                if size_bytes + len(piece) > most:  # others may write meanwhile
+                    room = min(MAX_FILE_BYTES, size_bytes + self._most_bytes - self._store.size_bytes)
+                    most = min(room, size_bytes + LOOK_BYTES)
+                    if size_bytes + len(piece) > most:
+                        raise Refusal(413, f"there is room for {max(0, room)} bytes; delete files", param="file")
+                size_bytes += file.write(piece)
 
     async def _files(self, request: web.Request) -> web.StreamResponse:
         return _page(request, self._store.files(request[CALLER].tenant), FileCard.public)
@@ -157,6 +160,9 @@ class BatchRoutes:
         except OSError:
             raise _not_kept() from None
         self._runner.start(batch)
+        ended = [each for each in store.batches() if each.tenant == caller.tenant and each.status in ENDED]
+        for each in ended[MAX_ENDED:]:
+            store.forget(each)
         return _json(batch.public())
 
     async def _batches(self, request: web.Request) -> web.StreamResponse:

@@ -112,10 +112,7 @@ class BatchRunner:
         caller = self._named(batch.key)
         if batch.status == "validating" and not await self._is_valid(batch, caller):
             return
-        done = await asyncio.to_thread(self._store.results, batch)
-        batch.request_counts.completed = sum(result.good for result in done)
-        batch.request_counts.failed = len(done) - batch.request_counts.completed
-        finished = {result.custom_id for result in done}
+        finished = await asyncio.to_thread(self._counted, batch)
         if batch.status == "in_progress" and caller is not None:
             async with BatchJournal(self._store.journal(batch)) as journal:
                 await self._ask_all(batch, caller, finished, journal)
@@ -222,23 +219,29 @@ class BatchRunner:
             if line.custom_id not in finished:
                 yield line
 
+    def _counted(self, batch: Batch) -> set[str]:
+        """The requests that have ended."""
+        batch.request_counts.completed = batch.request_counts.failed = 0
+        finished = set()
+        for _, result in self._store.results(batch):
+            finished.add(result.custom_id)
+            _count(batch, result)
+        return finished
+
     def _wind_up(self, batch: Batch) -> None:
         """What has ended becomes files; what has not is named among the errors."""
-        results = self._store.results(batch)
-        finished = {result.custom_id for result in results}
+        finished = self._counted(batch)
         code = "batch_cancelled" if batch.status == "cancelling" else "batch_expired"
         said = "the batch was cancelled" if code == "batch_cancelled" else "the batch's time was over"
         left = [never_sent(line.custom_id, code, said) for line in self._lines(batch, finished)]
-        results += left
-        good = sum(result.good for result in results)
-        batch.request_counts.completed, batch.request_counts.failed = good, len(results) - good
-        if good:
+        batch.request_counts.failed += len(left)
+        if batch.request_counts.completed:
             batch.output_file_id = batch.output_file_id or new_id("file-")
-        if good < len(results):
+        if batch.request_counts.failed:
             batch.error_file_id = batch.error_file_id or new_id("file-")
         self._store.save(batch)
         now_s = SYSTEM_CLOCK.wall()
-        self._store.publish(batch, results, int(now_s))
+        self._store.publish(batch, left, int(now_s))
         if batch.status == "cancelling":
             batch.enter("cancelled", now_s)
         else:

@@ -75,7 +75,7 @@ class BatchStore:
         """From now on the draft is this file."""
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        draft.replace(self._folder / f"{card.id}.jsonl")
+        draft.replace(self.content(card))
         self._write(card)  # and syncs the folder, for both
         self._files[card.id] = card
 
@@ -115,33 +115,42 @@ class BatchStore:
         self._batches[batch.id] = batch
         self._write(batch)
 
-    def results(self, batch: Batch) -> list[Result]:
-        """What was written down so far; half a line at the end is cut off."""
-        path = self._results(batch)
-        if not path.exists():
-            return []
-        whole, _, rest = path.read_bytes().rpartition(b"\n")
-        if rest:
-            os.truncate(path, len(whole) + 1 if whole else 0)
-        return [read_result(line) for line in whole.splitlines()]
+    def results(self, batch: Batch) -> Iterator[tuple[bytes, Result]]:
+        """What was written down so far, each with its line; half a line at the end is cut off."""
+        if not self._results(batch).exists():
+            return
+        whole_bytes = 0
+        with self._results(batch).open("rb+") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    file.truncate(whole_bytes)
+                    return
+                whole_bytes += len(line)
+                yield line, read_result(line)
 
     def journal(self, batch: Batch) -> BinaryIO:
         """To write more of them (`sage.gateway.batch_journal`)."""
         return open(self._results(batch), "ab", opener=opener)
 
-    def publish(self, batch: Batch, results: Iterable[Result], created_at: int) -> None:
-        """Make the files of what went well and of what did not, under the ids that the batch has for them."""
-        kinds = ((batch.output_file_id, True), (batch.error_file_id, False))
-        listed = list(results)
-        for name, good in kinds:
-            chosen = [msgspec.json.encode(result) + b"\n" for result in listed if result.good is good]
-            if name is None or not chosen:
+    def publish(self, batch: Batch, left: Iterable[Result], created_at: int) -> None:
+        """Make the files of what went well and of what did not, under the ids that the batch has for them; `left` are
+        those that nobody answered."""
+        for name, good in ((batch.output_file_id, True), (batch.error_file_id, False)):
+            if name is None:
                 continue
             draft = self.draft()
             with open(draft, "xb", opener=opener) as file:
-                size_bytes = file.write(b"".join(chosen))
+                file.writelines(line for line, result in self.results(batch) if result.good is good)
+                if not good:
+                    file.writelines(msgspec.json.encode(result) + b"\n" for result in left)
+                size_bytes = file.tell()
             card = FileCard(name, batch.tenant, f"{name}.jsonl", "batch_output", size_bytes, created_at)
             self.keep(card, draft)
+
+    def forget(self, batch: Batch) -> None:
+        """Its card; the files are their tenant's to delete."""
+        del self._batches[batch.id]
+        (self._folder / f"{batch.id}.json").unlink(missing_ok=True)
 
     def clear(self, batch: Batch) -> None:
         """Its results have become files."""
