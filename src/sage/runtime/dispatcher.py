@@ -12,10 +12,9 @@ A stop only asks the sources to end; the state stays RUNNING and the run drains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from sage.errors import shorten
 from sage.runtime.control import Aborted
 from sage.runtime.worker import Ended, Event, Opened
 
@@ -44,8 +43,6 @@ class Dispatcher:
     """Those of them that must be open before any may go."""
     state: State = State.OPENING
     failure: BaseException | None = None
-    history: list[str] = field(default_factory=list)
-    """What happened, in words, for the message when something goes wrong."""
 
     def __post_init__(self) -> None:
         self._unopened = set(self.openers)
@@ -53,7 +50,6 @@ class Dispatcher:
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in one event."""
-        self.history.append(_told(event))
         if isinstance(event, Opened):
             return self._opened(event)
         return self._ended(event)
@@ -83,9 +79,3 @@ class Dispatcher:
             self.state = State.ENDED
             instructions.append(Instruction.CONCLUDE)
         return instructions
-
-
-def _told(event: Event) -> str:
-    if isinstance(event, Opened):
-        return f"{event.worker} opened"
-    return f"{event.worker} ended" + (f" with {shorten(event.error)}" if event.error else "")

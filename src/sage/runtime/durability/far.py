@@ -14,6 +14,7 @@ from sage.errors import SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.runtime.control import Aborted
 from sage.runtime.durability.billing import Counts, add
+from sage.runtime.durability.blobs import InRows
 from sage.runtime.durability.journals import Journals
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.reuse import BEGINNING_BYTES
@@ -47,7 +48,7 @@ class FarJournals(Journals):
         self._entered = self._tell_bill
         if branch.questions is not None:
             self._reuse = FarResults(branch.shared, ask, tell)
-        self._blobs = AtHome()
+        self._blobs = InRows()  # what is too large for a row is the driver's business
         self._folder = tempfile.TemporaryDirectory(prefix="sage-calls-")
         self._slots = Slots(Path(self._folder.name, str(os.getpid())))
         self._recorder = Recorder(self._rows, self._blobs, failed)
@@ -128,13 +129,3 @@ class FarRows:
             self._ask(Keep([*changes, *self._bill()]))
         except Aborted:  # the journal's thread tells its end in another way
             raise StorageError("E603", "the run was given up before the journal had stored everything") from None
-
-
-class AtHome:
-    """What is too large for a row is the driver's business."""
-
-    def stored(self, value: bytes) -> bytes:
-        return value
-
-    def loaded(self, stored: bytes) -> bytes:
-        return stored

@@ -21,6 +21,7 @@ from sage import codec
 from sage.errors import SageError, StorageError
 from sage.flow.graph import StepPlan
 from sage.flow.operator import Operator
+from sage.runtime.durability.blobs import InRows
 from sage.runtime.durability.fingerprint import fingerprint
 from sage.runtime.durability.recording import Recorder
 from sage.runtime.durability.row import Change, RowKind, checksum
@@ -75,7 +76,7 @@ class Reuse:
         self._path = path
         self._lock = threading.Lock()
         self._unread: StorageError | None = None
-        self._recorder = Recorder(self._kept, _Whole(), lambda _: None)
+        self._recorder = Recorder(self._kept, InRows(), lambda _: None)
 
     @property
     def trouble(self) -> SageError | None:
@@ -173,16 +174,6 @@ class _Kept:
         self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
         self._connection.execute(f"PRAGMA user_version = {FORMAT}")
         self._connection.execute("COMMIT")
-
-
-class _Whole:
-    """Large results stand in their row."""
-
-    def stored(self, value: bytes) -> bytes:
-        return value
-
-    def loaded(self, stored: bytes) -> bytes:
-        return stored
 
 
 def _connected(path: Path, timeout_s: float) -> sqlite3.Connection:
