@@ -45,8 +45,8 @@ EXPORTS = {
         Cluster Node connect join private
     """,
     "sage.simulation": """
-        Closed ClusterModel Demand JobModel NetworkModel NodeModel Outcome PIPELINES Phase Poisson Replay Rows Shares
-        balance_of computing nodes_of pipeline_named read_trace simulate
+        Closed ClusterModel Demand JobModel NetworkModel NodeModel Outcome PIPELINES Phase Poisson Replay Rows
+        balance_of bottleneck_of computing nodes_of pipeline_named read_trace simulate
     """,
     "sage.testing": """
         check_queue check_queue_bytes check_scheduler check_sink check_source

@@ -91,7 +91,7 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
 def test_an_experiment_leaves_everything_behind(tmp_path: Path) -> None:
     for _ in range(2):
         report = run_experiment(EXPERIMENTS["scaling"], VirtualCluster(), SMALL, tmp_path)
-        publish([report], tmp_path)
+        publish(report, tmp_path)
     folder = tmp_path / "scaling"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["schema"] == 1

@@ -28,6 +28,7 @@ from sage.simulation import (
     Phase,
     Poisson,
     Replay,
+    bottleneck_of,
     computing,
     nodes_of,
     pipeline_named,
@@ -159,10 +160,12 @@ def test_a_large_cluster_is_divided_and_stays_fair() -> None:
 
 def test_the_bottleneck_is_named() -> None:
     few = replace(nodes_of(64), endpoints=(A100,))
-    assert simulate(few, ADAPTIVE, [job(600, 512, "rag")]).shares.bottleneck == "endpoints"
-    assert simulate(nodes_of(2), ADAPTIVE, [job(600, 64)]).shares.bottleneck == "node slots"
-    assert simulate(nodes_of(2, slots=32, cores=2), ADAPTIVE, [job(600, 64)]).shares.bottleneck == "node cores"
-    assert simulate(nodes_of(8), ADAPTIVE, [job(600, 4)]).shares.bottleneck.startswith("none")
+    assert bottleneck_of(few, ADAPTIVE, [job(600, 512, "rag")]) == "endpoints"
+    full = replace(nodes_of(8), endpoints=(A100,))  # whoever waits here waits for a slot
+    assert bottleneck_of(full, ADAPTIVE, [job(300, 128, "rag")]) == "endpoints"
+    assert bottleneck_of(nodes_of(2), ADAPTIVE, [job(600, 64)]) == "node slots"
+    assert bottleneck_of(nodes_of(2, slots=32, cores=2), ADAPTIVE, [job(600, 64)]) == "node cores"
+    assert bottleneck_of(nodes_of(8), ADAPTIVE, [job(600, 4)]).startswith("none")
 
 
 def test_equal_jobs_get_equal_shares_of_an_endpoint() -> None:

@@ -22,10 +22,11 @@ from sage.bench.executor import Executor, Run
 from sage.bench.experiment import Experiment
 from sage.bench.experiments import EXPERIMENTS
 from sage.bench.options import Options
-from sage.bench.publish import publish
+from sage.bench.page import Section
+from sage.bench.publish import publish, publish_all
 from sage.bench.suite import Report, run_experiment
 
 __all__ = [
-    "EXPERIMENTS", "Case", "Executor", "Experiment", "Load", "Options", "Report", "Run", "executor_for",
-    "executor_of_many", "publish", "run_experiment",
+    "EXPERIMENTS", "Case", "Executor", "Experiment", "Load", "Options", "Report", "Run", "Section", "executor_for",
+    "executor_of_many", "publish", "publish_all", "run_experiment",
 ]  # fmt: skip

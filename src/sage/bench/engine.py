@@ -13,10 +13,11 @@ import sage
 from sage.bench.arrivals import Arrivals, Home, InFlight
 from sage.bench.case import Case, Load
 from sage.bench.executor import Run
+from sage.bench.virtual import ideal_of
 from sage.bench.work import Ask, Compute, Perform, Stamped
 from sage.errors import UsageError
 from sage.flow import StepOptions
-from sage.llm.simulated import SimulatedEndpoint
+from sage.llm.simulated import SimulatedEndpoint, profile_named
 from sage.runtime.ray_placement import MOST_HOSTS
 from sage.runtime.run import MOST_PROCESSES
 from sage.simulation import PIPELINES, Rows
@@ -69,8 +70,9 @@ class EngineCluster:
             stream.write(home)
             stack.callback(home.in_flight.close)
             began_s = monotonic()
-            self._run(pipeline, case.nodes)
-            return Run(rows_of(load.name, home.records, began_s))
+            self._run(pipeline, case, case.nodes)
+            ideal = ideal_of(case, profile_named(self._profile), seed)
+            return Run(rows_of(load.name, home.records, began_s), ideal)
 
     def perform(self, function: Any, count: int, case: Case) -> list[Stamped]:
         """`function(0)` to `function(count - 1)`, in as many processes as the case has slots on its nodes."""
@@ -79,7 +81,7 @@ class EngineCluster:
         arrivals = Arrivals(Load("perform", "compute", count), 0, home.in_flight)
         pipeline.read(arrivals).map(Perform(function), **self._workers_of(case)).write(home)
         with closing(home.in_flight):
-            self._run(pipeline, self._hosts(case))
+            self._run(pipeline, case, self._hosts(case))
         return home.records
 
     def close(self) -> None:
@@ -93,10 +95,10 @@ class EngineCluster:
         """In how many processes `case` is performed."""
         return case.nodes * case.slots
 
-    def _run(self, pipeline: sage.Pipeline, hosts: int | None) -> None:
+    def _run(self, pipeline: sage.Pipeline, case: Case, hosts: int | None) -> None:
         with TemporaryDirectory(prefix="sage-bench-") as folder:
             options: dict[str, Any] = {"dead_letters": Path(folder) / "dead.jsonl", "max_dead_letters": 0}
-            sage.run(pipeline, **self._engine(hosts), **options)
+            sage.run(pipeline, scheduler=case.scheduler, **self._engine(hosts), **options)
 
     def _engine(self, hosts: int | None) -> dict[str, Any]:
         if self._kind == "local":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from sage.bench.suite import Report
-from sage.bench.texts import half, heading, notes, number, shown, title
+from sage.bench.texts import cell, heading, notes, shown, title
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -28,34 +29,39 @@ pre { font-size: 0.75rem; overflow-x: auto; background: #f7f7f7; padding: 1rem; 
 """
 
 
-Pictures = Mapping[str, bytes]
-"""PNG by title."""
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One experiment on the page."""
+
+    report: Report
+    pictures: Mapping[str, bytes]
+    """PNG by title."""
+    compared: str
 
 
-def page(reports: Sequence[Report], pictures: Mapping[str, Pictures], comparisons: Mapping[str, str]) -> str:
-    """HTML; `pictures` and `comparisons` by the name of the experiment."""
-    sections = "".join(
-        _section(report, pictures[report.experiment.name], comparisons[report.experiment.name]) for report in reports
-    )
+def page(sections: Sequence[Section]) -> str:
+    """HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>SAGE experiments</title>'
-        f"<style>{STYLE}</style></head><body><h1>SAGE experiments</h1>{sections}</body></html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><h1>SAGE experiments</h1>{''.join(map(_html, sections))}</body></html>\n"
     )
 
 
-def _section(report: Report, pictures: Pictures, compared: str) -> str:
+def _html(section: Section) -> str:
+    report = section.report
     machine = heading(report)[1]
     read = escape(" ".join(notes(report))).replace("+-", "&plusmn;")
     images = "".join(
         f'<img alt="{escape(about)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for about, picture in pictures.items()
+        for about, picture in section.pictures.items()
     )
     return (
         f'<h2>{escape(report.experiment.title)} <span class="mark">{escape(report.label)}</span></h2>'
         f'<p class="small">{escape(machine)}</p><p>{escape(report.experiment.table)}</p>'
         f'<div class="scroll">{_table(report)}</div><p class="small">{read}</p>'
         f'<div class="plots">{images}</div>'
-        f"<details><summary>Comparison</summary><pre>{escape(compared)}</pre></details>"
+        f"<details><summary>Comparison</summary><pre>{escape(section.compared)}</pre></details>"
     )
 
 
@@ -64,10 +70,8 @@ def _table(report: Report) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in ("case", *(column.title for column in columns)))
     rows = []
     for case in report.cases:
-        cells = [escape(title(case))]
-        for column in columns:
-            found = report.figures[case.name].get(column.figure)
-            spread = f" &plusmn;&nbsp;{number(half(found), column)}" if found and half(found) else ""
-            cells.append("&ndash;" if found is None else number(found.median, column) + spread)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        found = report.figures[case.name]
+        figures = [cell(found.get(each.figure), each, spread=" &plusmn;&nbsp;", nothing="&ndash;") for each in columns]
+        cells = [escape(title(case)), *figures]
+        rows.append("<tr>" + "".join(f"<td>{each}</td>" for each in cells) + "</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

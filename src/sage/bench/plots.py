@@ -64,16 +64,15 @@ class Painter:
         large = self._ticker.EngFormatter(sep=" ")
         axes.yaxis.set_major_formatter(large if top > LARGE else self._ticker.StrMethodFormatter("{x:,g}"))
 
-    def paint(self, report: Report, plot: Plot, paths: Sequence[Path]) -> None:
-        """Write one picture to each of `paths`, in the format that its name says."""
+    def paint(self, report: Report, plot: Plot, path: Path) -> None:
+        """Write a picture to `path`, in the format that its name says."""
         picture = self._figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = picture.add_subplot()
         {"lines": _lines, "bars": _bars, "stacked": _stacked}[plot.kind](axes, report, plot)
         axes.set_ylabel(plot.y_label)
         self._number(axes)
         axes.set_title(f"{plot.title}\n{report.label}", loc="left", pad=_pad(axes, plot))
-        for path in paths:
-            picture.savefig(path, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+        picture.savefig(path, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _pad(axes: Any, plot: Plot) -> float | None:

@@ -6,30 +6,32 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sage.bench.page import page
+from sage.bench.page import Section, page
 from sage.bench.plots import Painter, plots_of
 from sage.bench.results import Results
 from sage.bench.suite import Report
 from sage.bench.texts import comparison, summary, table
 
 
-def publish(reports: Sequence[Report], folder: Path) -> None:
-    """metrics.json, summary.txt, comparison.txt, tables.tex, plots, and report.html; of several, also one for all.
+def publish(report: Report, folder: Path) -> Section:
+    """metrics.json, summary.txt, comparison.txt, tables.tex, plots, and report.html of one experiment, in its folder.
 
     Raises `MissingDependency` without matplotlib, after all that needs no plots was written.
     """
-    compared = {report.experiment.name: _texts(report, Results(folder / report.experiment.name)) for report in reports}
-    if len(reports) > 1:
-        everything = Results(folder)
-        everything.write("summary.txt", "\n".join(summary(report) for report in reports))
-        everything.write("comparison.txt", "\n".join(compared.values()))
-        everything.write("tables.tex", "\n".join(table(report) for report in reports))
-    painter = Painter()
-    pictures = {report.experiment.name: _plots(report, painter, folder) for report in reports}
-    for report in reports:
-        Results(folder / report.experiment.name).write("report.html", page([report], pictures, compared))
-    if len(reports) > 1:
-        Results(folder).write("report.html", page(reports, pictures, compared))
+    results = Results(folder / report.experiment.name)
+    compared = _texts(report, results)
+    section = Section(report, _plots(report, results), compared)
+    results.write("report.html", page([section]))
+    return section
+
+
+def publish_all(sections: Sequence[Section], folder: Path) -> None:
+    """The same texts, and one page, for several experiments that were published."""
+    everything = Results(folder)
+    everything.write("summary.txt", "\n".join(summary(each.report) for each in sections))
+    everything.write("comparison.txt", "\n".join(each.compared for each in sections))
+    everything.write("tables.tex", "\n".join(table(each.report) for each in sections))
+    everything.write("report.html", page(sections))
 
 
 def _texts(report: Report, results: Results) -> str:
@@ -41,12 +43,12 @@ def _texts(report: Report, results: Results) -> str:
     return compared
 
 
-def _plots(report: Report, painter: Painter, folder: Path) -> dict[str, bytes]:
+def _plots(report: Report, results: Results) -> dict[str, bytes]:
     """PNG by title."""
-    own = folder / report.experiment.name
+    painter = Painter()
     painted = {}
     for plot in plots_of(report):
         for kind in ("png", "svg"):
-            Results(own).make(f"{plot.name}.{kind}", lambda path, plot=plot: painter.paint(report, plot, [path]))  # type: ignore[misc]
-        painted[plot.title] = (own / f"{plot.name}.png").read_bytes()
+            results.make(f"{plot.name}.{kind}", lambda path, plot=plot: painter.paint(report, plot, path))  # type: ignore[misc]
+        painted[plot.title] = (results.folder / f"{plot.name}.png").read_bytes()
     return painted

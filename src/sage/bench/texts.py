@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sage.bench.case import Case
@@ -11,14 +12,20 @@ from sage.bench.statistics import SIGNIFICANT, Estimate, p_value
 from sage.bench.suite import Report, seeds_of
 
 LARGE = 1e5
+Before = tuple[float, Sequence[float]]
+"""What a figure is compared with: its median, and all values."""
 
 
 def summary(report: Report) -> str:
     """Medians, with the half of their confidence interval behind them."""
     columns = shown(report)
     head = ["case", *(column.title for column in columns)]
-    rows = [[title(case), *(_cell(report.figures[case.name], column) for column in columns)] for case in report.cases]
+    rows = [[title(case), *(_plain(report, case, column) for column in columns)] for case in report.cases]
     return "\n".join([*heading(report), "", *_aligned([head, *rows]), "", *notes(report)]) + "\n"
+
+
+def _plain(report: Report, case: Case, column: Column) -> str:
+    return cell(report.figures[case.name].get(column.figure), column, spread=" +-", nothing="-")
 
 
 def heading(report: Report) -> list[str]:
@@ -61,16 +68,14 @@ def comparison(report: Report, previous: Mapping[str, Any] | None) -> str:
 
 
 def _with_baseline(report: Report) -> Iterator[str]:
-    yield "Beside the first case of each series (ratio of medians; p of a permutation test):"
-    rows = [["case", "figure", "ratio", "p"]]
-    for case in report.cases:
+    yield "Beside the first case of each series, ratios of medians:"
+
+    def first_of_its_series(case: Case, figure: str) -> Before | None:
         first = next(each for each in report.cases if each.series == case.series)
-        for column in shown(report):
-            ours, theirs = (report.figures[each.name].get(column.figure) for each in (case, first))
-            if case is first or not column.better or ours is None or theirs is None or not theirs.median:
-                continue
-            rows.append([title(case), column.title, f"{ours.median / theirs.median:.3f}", _chance(ours, theirs.values)])
-    yield from _aligned(rows)
+        found = report.figures[first.name].get(figure)
+        return None if first is case or found is None else (found.median, found.values)
+
+    yield from _ratios(report, first_of_its_series)
 
 
 def _with_published(report: Report) -> Iterator[str]:
@@ -92,46 +97,63 @@ def _with_last(report: Report, previous: Mapping[str, Any] | None) -> Iterator[s
     if previous is None or previous.get("cluster") != report.label:
         yield "There is no earlier run of the same kind to compare with."
         return
-    yield f"Beside the last run (SAGE {previous['environment']['sage']}):"
+    yield f"Beside the last run (SAGE {previous['environment']['sage']}), ratios of medians:"
     before = {case["name"]: case["figures"] for case in previous["cases"]}
-    rows = [["case", "figure", "ratio", "p"]]
+
+    def the_same_before(case: Case, figure: str) -> Before | None:
+        found = before.get(case.name, {}).get(figure)
+        return None if found is None else (found["median"], found["values"])
+
+    yield from _ratios(report, the_same_before)
+
+
+def _ratios(report: Report, before: Callable[[Case, str], Before | None]) -> Iterator[str]:
+    columns = [column for column in shown(report) if column.better]
+    rows = []
     for case in report.cases:
-        for column in shown(report):
-            ours = report.figures[case.name].get(column.figure)
-            theirs = before.get(case.name, {}).get(column.figure)
-            if column.better and ours is not None and theirs is not None and theirs["median"]:
-                ratio = f"{ours.median / theirs['median']:.3f}"
-                rows.append([title(case), column.title, ratio, _chance(ours, theirs["values"])])
-    yield from _aligned(rows)
+        found = [(report.figures[case.name].get(each.figure), before(case, each.figure)) for each in columns]
+        cells = [_ratio(ours, theirs) if ours and theirs else "" for ours, theirs in found]
+        rows += [[title(case), *(each or "-" for each in cells)]] if any(cells) else []
+    if not rows:
+        yield "(nothing to compare)"
+        return
+    yield from _aligned([["case", *(column.title for column in columns)], *rows])
+    if any("(" in each for row in rows for each in row[1:]):
+        yield f"(p): how often chance alone parts them so far, by permutations; *: less often than {SIGNIFICANT:.0%}."
+    else:
+        yield "Too few repeats for a test of significance: it takes four on each side."
 
 
-def _chance(ours: Estimate, theirs: Any) -> str:
-    p = p_value(ours.values, theirs)
-    if p is None:
-        return "too few repeats"
-    return f"{p:.3f}" + (" *" if p < SIGNIFICANT else "")
+def _ratio(ours: Estimate, theirs: Before) -> str:
+    if not theirs[0]:
+        return ""
+    p = p_value(ours.values, theirs[1])
+    chance = "" if p is None else f" ({p:.3f})" + ("*" if p < SIGNIFICANT else " ")
+    return f"{ours.median / theirs[0]:.3f}{chance}"
 
 
 def table(report: Report) -> str:
     """A LaTeX table (booktabs)."""
     columns = shown(report)
+    caption = re.sub("^Tables? [0-9 and]+: ", "", report.experiment.table)  # LaTeX numbers tables itself
     lines = [
-        "\\begin{table}", "  \\centering", f"  \\caption{{{tex(report.experiment.table)} ({tex(report.label)}).}}",
+        "\\begin{table}", "  \\centering", f"  \\caption{{{tex(caption)} ({tex(report.label)}).}}",
         f"  \\label{{tab:{report.experiment.name}}}", f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}", "    \\toprule",
         "    " + " & ".join(["case", *(tex(column.title) for column in columns)]) + " \\\\", "    \\midrule",
     ]  # fmt: skip
     for case in report.cases:
-        cells = [tex_cell(report.figures[case.name].get(column.figure), column) for column in columns]
+        found = report.figures[case.name]
+        cells = [cell(found.get(column.figure), column, spread=" $\\pm$ ", nothing="--") for column in columns]
         lines.append("    " + " & ".join([tex(title(case)), *cells]) + " \\\\")
     return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}"]) + "\n"
 
 
-def tex_cell(found: Estimate | None, column: Column) -> str:
-    """The median, with the half of its interval."""
+def cell(found: Estimate | None, column: Column, *, spread: str, nothing: str) -> str:
+    """The median, and behind `spread` the half of its interval."""
     if found is None:
-        return "--"
-    spread = half(found)
-    return number(found.median, column) + (f" $\\pm$ {number(spread, column)}" if spread else "")
+        return nothing
+    half = 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
+    return number(found.median, column) + (f"{spread}{number(half, column)}" if half else "")
 
 
 def tex(text: str) -> str:
@@ -153,23 +175,10 @@ def title(case: Case) -> str:
     return case.name if not case.series or case.series.split(",")[0] in case.name else f"{case.name} ({case.series})"
 
 
-def half(found: Estimate) -> float:
-    """Half of the interval's length; 0 if there is none."""
-    return 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
-
-
 def number(value: float, column: Column) -> str:
     """In the column's unit."""
     scaled = value * column.factor
     return f"{scaled:,.{0 if abs(scaled) >= LARGE else column.digits}f}"
-
-
-def _cell(figures: Mapping[str, Estimate], column: Column) -> str:
-    found = figures.get(column.figure)
-    if found is None:
-        return "-"
-    spread = half(found)
-    return number(found.median, column) + (f" +-{number(spread, column)}" if spread else "")
 
 
 def _aligned(rows: list[list[str]]) -> Iterator[str]:

@@ -49,30 +49,32 @@ class VirtualCluster:
         scheduler = scheduler_named(case.scheduler)
         nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
         limited = case.admission != "none" and case.room is None
-        cluster = replace(nodes, endpoints=self._endpoints(case), limited=limited, in_flight=case.room)
+        endpoints = (self._profile,) * case.endpoints
+        cluster = replace(nodes, endpoints=endpoints, limited=limited, in_flight=case.room)
         outcome = simulate(cluster, scheduler, [_job(case, load) for load in case.loads], seed=seed)
         figures = {"slots_busy": outcome.slots_busy, "decision_us": _decision_us(case)}
-        if all(load.rate_per_s is None and load.start_s == 0 for load in case.loads):
-            figures["ideal_per_s"] = self._ideal_per_s(case, seed)
+        figures |= ideal_of(case, self._profile, seed)
         if outcome.output_tokens:
             figures["output_tokens_per_s"] = outcome.output_tokens / outcome.ended_s
         return Run(outcome.rows, figures)
 
-    def _ideal_per_s(self, case: Case, seed: int) -> float:
-        """The same load on one machine with all the slots, no network, and nothing to decide."""
-        nodes = nodes_of(case.nodes, slots=case.slots, cores=case.cores)
-        cores = None if case.cores is None else case.nodes * case.cores
-        one = ClusterModel((NodeModel(nodes.slots, 1.0, cores),), NetworkModel(0.0, inf), self._endpoints(case))
-        loads = [replace(load, in_flight=case.in_flight(load)) for load in case.loads]
-        outcome = simulate(one, scheduler_named("fifo"), [_job(case, load) for load in loads], seed=seed)
-        warm_s = WARM_UP * outcome.ended_s
-        return (len(outcome.rows) - bisect_right(outcome.rows.ended_s, warm_s)) / (outcome.ended_s - warm_s)
-
-    def _endpoints(self, case: Case) -> tuple[Profile, ...]:
-        return (self._profile,) * case.endpoints
-
     def close(self) -> None:
         """There is nothing to end."""
+
+
+def ideal_of(case: Case, profile: Profile, seed: int) -> dict[str, float]:
+    """What the same load would do on one machine with all the slots, no network, and nothing to decide; nothing where
+    the load itself says when records come."""
+    if any(load.rate_per_s is not None or load.start_s for load in case.loads):
+        return {}
+    cores = None if case.cores is None else case.nodes * case.cores
+    node = NodeModel(case.nodes * case.slots, 1.0, cores)
+    one = ClusterModel((node,), NetworkModel(0.0, inf), (profile,) * case.endpoints)
+    loads = [replace(load, in_flight=case.in_flight(load)) for load in case.loads]
+    outcome = simulate(one, scheduler_named("fifo"), [_job(case, load) for load in loads], seed=seed)
+    warm_s = WARM_UP * outcome.ended_s
+    counted = len(outcome.rows) - bisect_right(outcome.rows.ended_s, warm_s)
+    return {"ideal_per_s": counted / (outcome.ended_s - warm_s)}
 
 
 def _job(case: Case, load: Load) -> JobModel:

@@ -58,7 +58,8 @@ class Ask:
 
     async def __call__(self, record: Stamped) -> Stamped:
         asked_s = monotonic()
-        prompt = "word" * (record.phase.prompt_tokens - 3)  # four letters are a token to the simulated endpoint
+        # Four letters are a token to the simulated endpoint, and no prompt begins like another: none is cached.
+        prompt = f"{record.number:08}" + "word" * (record.phase.prompt_tokens - 5)
         tokens = record.phase.output_tokens
         await self._client.complete([{"role": "user", "content": prompt}], max_tokens=tokens, ignore_eos=True)
         return record._replace(asked_s=asked_s)

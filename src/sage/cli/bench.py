@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-from sage.bench import EXPERIMENTS, Executor, Options, Report, executor_for, executor_of_many, publish, run_experiment
+from sage.bench import (
+    EXPERIMENTS,
+    Executor,
+    Options,
+    Section,
+    executor_for,
+    executor_of_many,
+    publish,
+    publish_all,
+    run_experiment,
+)
 from sage.bench.experiments import verify
 from sage.bench.options import with_file
 from sage.bench.texts import summary
@@ -67,32 +77,33 @@ def bench(
         context.exit(0 if _verified() else NOT_PASSED)
     options = _options(given)
     chosen = list(EXPERIMENTS) if experiment == "all" else [experiment]
-    reports = _run(chosen, options, Path(results), resume=resume, quiet=quiet)
-    publish(reports, Path(results))
-    for report in reports:
-        click.echo(summary(report))
+    sections = _run(chosen, options, Path(results), resume=resume, quiet=quiet)
+    if len(sections) > 1:
+        publish_all(sections, Path(results))
+    for section in sections:
+        click.echo(summary(section.report))
     say(f"written to {results}/")
 
 
-def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quiet: bool) -> list[Report]:
-    reports: list[Report] = []
+def _run(names: list[str], options: Options, folder: Path, *, resume: bool, quiet: bool) -> list[Section]:
+    """Each is published as soon as it was measured."""
+    sections: list[Section] = []
     for number, name in enumerate(names):
         if not quiet:
-            spent_s = sum(report.elapsed_s for report in reports)
+            spent_s = sum(section.report.elapsed_s for section in sections)
             left = f", about {spent_s / number * (len(names) - number):.0f} s left" if number else ""
             say(f"{name}: experiment {number + 1} of {len(names)}{left}")
         executor = _executor(name, options, alone=len(names) == 1)
         try:
             progress = (lambda line: None) if quiet else say
-            reports.append(
-                run_experiment(EXPERIMENTS[name], executor, options, folder, resume=resume, progress=progress)
-            )
+            report = run_experiment(EXPERIMENTS[name], executor, options, folder, resume=resume, progress=progress)
+            sections.append(publish(report, folder))
         except KeyboardInterrupt:
             say(f"what was measured is kept in {folder}/: the same command with --resume goes on")
             raise
         finally:
             executor.close()
-    return reports
+    return sections
 
 
 def _executor(name: str, options: Options, *, alone: bool) -> Executor:

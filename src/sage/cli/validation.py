@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sage.bench import executor_for
-from sage.bench.validation import BAR, SLOTS, validate
+from sage.bench.validation import BAR, validate
 from sage.errors import UsageError
 
 UNITS = {"throughput_per_s": ("records/s", 1.0), "p99_s": ("p99 ms", 1e3)}
@@ -18,7 +18,7 @@ def print_validation(cluster: str, seed: int) -> bool:
     executor = executor_for(cluster)
     holds = True
     try:
-        click.echo(f"measured on: {executor.where}; records sleep for 25 ms, {SLOTS} at once on each node")
+        click.echo(f"measured on: {executor.where}; records sleep for 25 ms, one at once on each node")
         click.echo("nodes  figure       measured   virtual  difference")
         for each in validate(executor, seed=seed):
             name, factor = UNITS[each.figure]

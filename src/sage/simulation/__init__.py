@@ -12,12 +12,14 @@
     serving.py    endpoints, and the balancer of `sage.llm` before them
     simulator.py  simulate(), which puts these together
     outcome.py    what came out
+    bottleneck.py what more of would help most
 
 No second model of a policy stands here: what decides is the code that decides in a real run.
 """
 
+from sage.simulation.bottleneck import bottleneck_of
 from sage.simulation.cluster import ClusterModel, NetworkModel, NodeModel, nodes_of
-from sage.simulation.outcome import Outcome, Rows, Shares, balance_of
+from sage.simulation.outcome import Outcome, Rows, balance_of
 from sage.simulation.simulator import simulate
 from sage.simulation.traces import read_trace
 from sage.simulation.workload import (
@@ -33,7 +35,7 @@ from sage.simulation.workload import (
 )
 
 __all__ = [
-    "simulate", "Outcome", "Rows", "Shares", "balance_of",
+    "simulate", "bottleneck_of", "Outcome", "Rows", "balance_of",
     "ClusterModel", "NodeModel", "NetworkModel", "nodes_of",
     "JobModel", "Demand", "Phase", "Closed", "Poisson", "Replay", "PIPELINES", "pipeline_named",
     "computing", "read_trace",

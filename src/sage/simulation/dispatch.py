@@ -117,7 +117,7 @@ class SimulatedDispatcher:
         if self._cell_count > 1:
             self._top.give(cell, task.demand.weight)
         task.node = node * self._cell_count + cell
-        task.line_s += self._agenda.now - task.since_s
+        task.queueing_s += self._agenda.now - task.since_s
         task.since_s = self._agenda.now
         self._give(task)
         return True

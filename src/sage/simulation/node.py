@@ -45,7 +45,7 @@ class SimulatedNode:
         while self._arrived and self._taken < self._model.slots:
             task = self._arrived.popleft()
             self._taken += 1
-            task.slot_s = now - task.since_s
+            task.queueing_s += now - task.since_s
             task.placed_s = task.since_s = now
             self._compute(task)
 
@@ -54,7 +54,7 @@ class SimulatedNode:
             self._for_core.append(task)
             return
         now = self._agenda.now
-        task.core_s += now - task.since_s
+        task.queueing_s += now - task.since_s
         task.since_s = now
         self._computing += 1
         took_s = task.demand.phases[task.phase].compute_s / self._model.speed

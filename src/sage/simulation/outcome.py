@@ -41,36 +41,12 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """Where the time of records went, as parts of all of it; they add up to 1."""
-
-    scheduling: float
-    line: float
-    """Waiting to be given to a node: all slots were taken."""
-    slot: float
-    """Waiting at a node, for one of its slots."""
-    core: float
-    """Waiting in a slot, for a core."""
-    gateway: float
-    """Waiting for an endpoint."""
-    execution: float
-
-    @property
-    def bottleneck(self) -> str:
-        """What more of would help most."""
-        waits = {"node slots": self.line + self.slot, "node cores": self.core, "endpoints": self.gateway}
-        worst = max(waits, key=waits.__getitem__)
-        return worst if waits[worst] >= 0.05 else "none: records hardly wait"
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """All that is known of a run, in virtual seconds."""
 
     rows: Rows
     given: tuple[int, ...]
     """Records that each node got."""
-    shares: Shares
     slots_busy: float
     """Mean share of slots that were taken."""
     endpoints_busy: tuple[float, ...]

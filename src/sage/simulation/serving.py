@@ -134,7 +134,7 @@ class SimulatedPool:
             self._send(self._tasks.pop(id(grant.ticket)), grant, now)
 
     def _send(self, task: Task, grant: Grant, now: float) -> None:
-        task.gateway_s += now - task.since_s
+        task.queueing_s += now - task.since_s
         task.since_s = now
         server = self._by_name[grant.endpoint]
         phase = task.demand.phases[task.phase]

@@ -14,7 +14,7 @@ from sage.simulation.agenda import Agenda
 from sage.simulation.cluster import ClusterModel
 from sage.simulation.dispatch import SimulatedDispatcher
 from sage.simulation.node import SimulatedNode
-from sage.simulation.outcome import Outcome, Rows, Shares, check_complete
+from sage.simulation.outcome import Outcome, Rows, check_complete
 from sage.simulation.serving import SimulatedPool
 from sage.simulation.task import Task
 from sage.simulation.workload import Closed, Demand, Draw, JobModel, Poisson, Replay
@@ -83,7 +83,6 @@ class _Run:
         slots = [node.slots for node in cluster.nodes]
         self.dispatcher = SimulatedDispatcher(scheduler, slots, self.agenda, self._give, weights)
         self.transit_s = cluster.network.transit_s()
-        self.waits = dict.fromkeys(("scheduling", "line", "slot", "core", "gateway", "execution"), 0.0)
         self.occupied_s = 0.0
 
     def run(self) -> Outcome:
@@ -91,12 +90,10 @@ class _Run:
             self.agenda.at(job.model.start_s, self._begin, job)
         self.agenda.run(self._settle)
         check_complete(self.rows, sum(job.model.records for job in self.jobs))
-        total_s = sum(self.waits.values()) or 1.0
         last_s = max(self.rows.ended_s)
         return Outcome(
             self.rows,
             tuple(self.dispatcher.given),
-            Shares(**{name: waited_s / total_s for name, waited_s in self.waits.items()}),
             self.occupied_s / (last_s * self.cluster.slots),
             tuple(server.busy_s / last_s for server in self.pool.servers),
             self.pool.output_tokens,
@@ -180,13 +177,6 @@ class _Run:
         now = self.agenda.now
         task.scheduling_s += self.transit_s
         task.ended_s = now
-        waits = self.waits
-        waits["scheduling"] += task.scheduling_s
-        waits["line"] += task.line_s
-        waits["slot"] += task.slot_s
-        waits["core"] += task.core_s
-        waits["gateway"] += task.gateway_s
-        waits["execution"] += task.execution_s
         self.rows.add(task)
         self.dispatcher.done(task, now - self.transit_s - task.placed_s)
         job = self.jobs[task.job_index]

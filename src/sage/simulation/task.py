@@ -9,8 +9,8 @@ class Task:
     """Where it is, and where its time went. `queueing_s`, `execution_s` and `scheduling_s` add up to its latency."""
 
     __slots__ = (
-        "core_s", "demand", "ended_s", "execution_s", "gateway_s", "index", "intended_s", "job", "job_index", "line_s",
-        "node", "phase", "placed_s", "scheduling_s", "since_s", "slot_s",
+        "demand", "ended_s", "execution_s", "index", "intended_s", "job", "job_index", "node", "phase", "placed_s",
+        "queueing_s", "scheduling_s", "since_s",
     )  # fmt: skip
 
     def __init__(self, index: int, job: str, job_index: int, demand: Demand, intended_s: float) -> None:
@@ -29,16 +29,6 @@ class Task:
         self.ended_s = 0.0
         self.scheduling_s = 0.0
         """On its way to and from the node that was chosen."""
-        self.line_s = 0.0
-        """Waited to be given to a node."""
-        self.slot_s = 0.0
-        """Waited at a node for a slot."""
-        self.core_s = 0.0
-        """Waited in a slot for a core."""
-        self.gateway_s = 0.0
-        """Waited in the pool for an endpoint."""
+        self.queueing_s = 0.0
+        """Waited for a node, a slot, a core or an endpoint."""
         self.execution_s = 0.0
-
-    @property
-    def queueing_s(self) -> float:
-        return self.line_s + self.slot_s + self.core_s + self.gateway_s

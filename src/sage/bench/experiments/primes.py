@@ -43,7 +43,7 @@ ONE_NODE = "SAGE, one node"
 
 def cases(options: Options) -> Sequence[Case]:
     """Plain processes and SAGE in turns, so that what disturbs the machine disturbs both."""
-    tasks = options.sized(240, 60)
+    tasks, scheduler = options.sized(240, 60), options.scheduler or "load_aware_spread"
     found: dict[str, Case] = {}
     for nodes, workers in _grid(options):
         total = nodes * workers
@@ -52,7 +52,8 @@ def cases(options: Options) -> Sequence[Case]:
         found.setdefault(plain.name, plain)
         series = ONE_NODE if nodes == 1 else f"SAGE, {workers} on each node"
         name = f"{nodes} x {workers}"
-        found[name] = Case(name, total, series, nodes=nodes, slots=workers, settings={"kind": "prime", **settings})
+        settings = {"kind": "prime", **settings}
+        found[name] = Case(name, total, series, nodes=nodes, slots=workers, scheduler=scheduler, settings=settings)
     if options.workers is None:
         settings = {"kind": "factor", "tasks": tasks, "bits": FACTOR_BITS, "workers": EACH}
         found["factors"] = Case("factors", EACH, f"1 x {EACH}", nodes=1, slots=EACH, settings=settings)
