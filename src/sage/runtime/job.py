@@ -64,7 +64,7 @@ class Job:
         self._aborted = False
 
     def start(self) -> Job:
-        """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work, and
+        """Check sources, sinks and operators, then start. Raises before anything is read if one of them cannot work;
         KeyboardInterrupt if it is aborted while hosts start."""
         try:
             check_ends(self._graph)

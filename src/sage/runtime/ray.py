@@ -27,7 +27,7 @@ from sage.runtime.ray_door import Door
 from sage.runtime.ray_handle import CallsControl, Control, NearControl, RayHandle
 from sage.runtime.ray_host import RayHost
 from sage.runtime.ray_link import Address, MachineWay, called_by, here, reaches, serve
-from sage.runtime.ray_placement import MOST_HOSTS, demands_of, place_on, seats_on
+from sage.runtime.ray_placement import MOST_HOSTS, demands_on, place_on, seats_on
 from sage.scheduling import DEFAULT, scheduler_named
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class RayEngine:
 
         began_s = time.monotonic()
         node_of = {seat.number: seat.node for seat in self._seats}
-        for number, demands in _demands(graph, self._placement).items():
+        for number, demands in demands_on(graph, self._placement).items():
             options = _options(demands, node_of[number])
             self._actors[number] = ray.remote(RayHost).options(**options).remote()
         home = self._addresses[HOME]
@@ -257,16 +257,6 @@ class RayEngine:
                 data, buffers = plan
                 self._shipped = ray.put((data, [kept_apart(buffer) for buffer in buffers]))
             return self._shipped
-
-
-def _demands(graph: ExecutionGraph, placement: Placement) -> dict[int, Counter[str]]:
-    """By host that something was placed on: what its instances ask for."""
-    demands: dict[int, Counter[str]] = {}
-    for task in graph.tasks:
-        for host in placement.hosts[task.name]:
-            if host != HOME:
-                demands.setdefault(host, Counter()).update(demands_of(graph, task))
-    return demands
 
 
 def _options(demands: Counter[str], node: str) -> dict[str, Any]:

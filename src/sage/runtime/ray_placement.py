@@ -52,6 +52,16 @@ def demands_of(graph: ExecutionGraph, task: TaskPlan) -> dict[str, float]:
     return dict(demands)
 
 
+def demands_on(graph: ExecutionGraph, placement: Placement) -> dict[int, Counter[str]]:
+    """By host that something was placed on: what its instances ask for."""
+    demands: dict[int, Counter[str]] = {}
+    for task in graph.tasks:
+        for host in placement.hosts[task.name]:
+            if host != HOME:
+                demands.setdefault(host, Counter()).update(demands_of(graph, task))
+    return demands
+
+
 class _Plan:
     def __init__(
         self, graph: ExecutionGraph, nodes: Sequence[Node], seats: Sequence[Seat], scheduler: Scheduler
