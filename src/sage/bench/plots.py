@@ -21,6 +21,8 @@ TITLE_PAD = 18
 """Points above the bars, where their legend stands."""
 ROOM = 56
 """Letters below all bars together."""
+LINE = 60
+"""Letters of a title."""
 LARGE = 1e5
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -57,6 +59,8 @@ class Painter:
     def _number(self, axes: Any) -> None:
         """From zero, and no marker cut; large numbers as people write them."""
         if axes.get_yscale() == "log":
+            axes.yaxis.set_major_locator(self._ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_minor_formatter(self._ticker.NullFormatter())
             axes.yaxis.set_major_formatter(self._ticker.StrMethodFormatter("{x:,g}"))
             return
         top = axes.dataLim.ymax * 1.06
@@ -71,7 +75,7 @@ class Painter:
         {"lines": _lines, "bars": _bars, "stacked": _stacked}[plot.kind](axes, report, plot)
         axes.set_ylabel(plot.y_label)
         self._number(axes)
-        axes.set_title(f"{plot.title}\n{report.label}", loc="left", pad=_pad(axes, plot))
+        axes.set_title(f"{plot.title}\n{fill(report.label, LINE)}", loc="left", pad=_pad(axes, plot))
         picture.savefig(path, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
