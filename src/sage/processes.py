@@ -6,6 +6,8 @@ import json
 import os
 import select
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -17,6 +19,7 @@ MARK = "SAGE_JOB_FOLDER"
 """The variable that every process of a job inherits: it holds the folder of the job."""
 _STARTED_FIELD = 19
 """Of ``/proc/PID/stat``, counted behind the name; in ticks since the machine started."""
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,12 @@ def this_process() -> Process:
     found = process_of(os.getpid())
     assert found is not None
     return found
+
+
+def at_other_end(end: socket.socket) -> tuple[int, int]:
+    """The process at the other end of a socket of this machine, and its user, as the kernel knows them."""
+    process, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return process, user
 
 
 def end_all(processes: Iterable[Process], timeout_s: float) -> list[Process]:

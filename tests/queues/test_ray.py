@@ -416,3 +416,12 @@ def test_a_killed_producer_breaks_a_descriptors_queue_and_not_a_drop_in() -> Non
     assert not ray.wait([waiting], timeout=1.2)[0]
     q.put(2)
     assert ray.get(waiting) == [1, 2]
+
+
+def test_a_whole_batch_that_never_fits_keeps_no_places(hosted: tuple[RayQueueDescriptor, Contract[Any]]) -> None:
+    _, made = hosted
+    assert isinstance(made, RayQueue)
+    with pytest.raises(QueueError, match="E509"):
+        made.put_whole([bytes(65 << 20), 1])
+    made.put_batch(list(range(1_000)), block=False)
+    assert made.get_whole(1_000) == list(range(1_000))

@@ -3,7 +3,6 @@
 import os
 import pickle
 import random
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import zmq
 from proxy import Proxy
+from serving import KEY, Served
 
 from patience import DEADLINE_S
 from ports import free_port
@@ -23,15 +23,13 @@ from sage.queues import (
     BatchFull,
     Empty,
     Full,
-    LocalQueue,
     LocalQueueDescriptor,
     Queue,
     QueueStats,
     SharedMemoryQueueDescriptor,
 )
-from sage.queues.measured import MeasuredQueue
 from sage.queues.remote.keys import new_key
-from sage.queues.remote.link import Link, link_to
+from sage.queues.remote.link import link_to
 from sage.queues.remote.queue import RemoteQueue
 from sage.queues.remote.server import QueueServer
 from sage.queues.remote.stream import NOBODY, Header, Sort, split
@@ -39,7 +37,6 @@ from sage.queues.remote.zeromq import ZeroMQConnection
 from sage.testing import check_queue, check_queue_bytes
 
 Wait = Callable[[Callable[[], object]], None]
-KEY = new_key()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,37 +47,6 @@ def collector_of_pyzmq() -> None:
         there.connect("inproc://large")
         here.send(bytes(1 << 20), copy=False)
         there.recv()
-
-
-class Served:
-    """A server, and clients that have nothing in common."""
-
-    def __init__(self, patience_s: float = 30.0) -> None:
-        self.server = QueueServer(KEY, patience_s=patience_s)
-        self.patience_s = patience_s
-        self._handles: list[RemoteQueue[Any]] = []
-
-    def queue(self, maxsize: int | None = 1_000, max_bytes: int | None = None) -> LocalQueue[Any]:
-        """A new queue, which is served as its own id."""
-        queue_id = f"q-{secrets.token_hex(8)}"
-        queue: LocalQueue[Any] = LocalQueue(maxsize, queue_id=queue_id)
-        if max_bytes is not None:
-            queue = MeasuredQueue(maxsize, max_bytes, queue_id=queue_id)
-        self.server.serve(queue_id, queue)
-        return queue
-
-    def open(self, queue: LocalQueue[Any] | str, address: tuple[str, int] | None = None) -> RemoteQueue[Any]:
-        """A handle on a link of its own; `queue` or its id."""
-        host, port = address or self.server.address
-        link = Link(lambda name: ZeroMQConnection(host, port, KEY, name), f"{host}:{port}", patience_s=self.patience_s)
-        handle: RemoteQueue[Any] = RemoteQueue(link, queue if isinstance(queue, str) else queue._queue_id)
-        self._handles.append(handle)
-        return handle
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.detach()
-        self.server.close()
 
 
 @pytest.fixture
@@ -148,9 +114,8 @@ class TwoEnds(Queue[Any]):
 
 
 def test_the_contract_through_one_handle(served: Served) -> None:
-    shared: list[Link] = [link_to(served.server.address, KEY)]
-    keep: RemoteQueue[int] = RemoteQueue(shared[0], served.queue()._queue_id)
-    check_queue(lambda maxsize: RemoteQueue(shared[0], served.queue(maxsize)._queue_id))
+    keep: RemoteQueue[int] = RemoteQueue(link_to(served.server.address, KEY), served.queue()._queue_id)
+    check_queue(lambda maxsize: RemoteQueue(link_to(served.server.address, KEY), served.queue(maxsize)._queue_id))
     keep.detach()
 
 
@@ -338,9 +303,8 @@ def _try_to_put(handle: Queue[Any]) -> bool:
 
 def test_a_full_queue_does_not_hold_up_another_one_on_the_link(served: Served) -> None:
     slow, quick = served.queue(1), served.queue()
-    link = link_to(served.server.address, KEY)
-    to_slow: RemoteQueue[int] = RemoteQueue(link, slow._queue_id)
-    to_quick: RemoteQueue[int] = RemoteQueue(link, quick._queue_id)
+    to_slow: RemoteQueue[int] = RemoteQueue(link_to(served.server.address, KEY), slow._queue_id)
+    to_quick: RemoteQueue[int] = RemoteQueue(link_to(served.server.address, KEY), quick._queue_id)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(to_slow.put_batch, [1, 2, 3])
         to_quick.put_batch(list(range(1_000)))

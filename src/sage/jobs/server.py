@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import socketserver
-import struct
 import threading
 import traceback
 from abc import ABC, abstractmethod
@@ -26,13 +25,13 @@ from sage.errors import InternalError, PipelineError, SageError, StorageError
 from sage.jobs.api import ROUTES, Api, error_as_json, status_of
 from sage.jobs.folder import StateFolder
 from sage.jobs.routes import JSON, Request, RequestError, decoded, route_of
+from sage.processes import at_other_end
 
 MAX_BODY_BYTES = 1 << 20
 MOST_CONNECTIONS = 256
 """Each has a thread; those who follow a log keep theirs for up to 20 s."""
 PATIENCE_S = 10.0
 """For each piece of a request to come, and for a piece of an answer to go."""
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
@@ -172,9 +171,8 @@ class _SocketServer(_Server):
         return connection, ("", 0)
 
     def let_in(self, request: Answering) -> None:
-        packed = request.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, _ = _CREDENTIALS.unpack(packed)
-        if uid not in (os.geteuid(), 0):
+        _, user = at_other_end(request.connection)
+        if user not in (os.geteuid(), 0):
             raise RequestError(403, "this is another user's job manager")
 
     def server_close(self) -> None:

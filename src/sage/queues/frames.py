@@ -168,6 +168,10 @@ def _thaw(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 -- part of a frame that somebody vouched for
 
 
+LOST = Frame(1, False, pickle.dumps(Frozen(b""), 5))
+"""Stands for an item that is lost on its way: it cannot be unpickled."""
+
+
 def _pickled(item: Any, buffers: list[memoryview], by_value: bool) -> bytes:
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from sage.errors import QueueBroken, QueueClosed
-from sage.queues.queue import Item, Queue, QueueStats, deadline_of
+from sage.queues.queue import DEFAULT_BATCH_SIZE, Item, Queue, QueueStats, deadline_of
 
 
 class Front(Queue[Item]):
@@ -95,7 +95,7 @@ class Front(Queue[Item]):
                 rest = error.items  # type: ignore[assignment]  # they are some of ours
             timeout = _left(deadline)
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         deadline = None if timeout is None else deadline_of(timeout, time.monotonic())
         while True:
             core = self._core

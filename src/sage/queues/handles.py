@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sage.errors import QueueError
 from sage.queues.queue import Queue
+from sage.queues.turns import Turns
 
 
 class Address(Protocol):
@@ -25,13 +27,15 @@ class Address(Protocol):
 
 
 _open: dict[tuple[str, str], tuple[Address, Queue[Any]]] = {}
+_underway: dict[tuple[str, str], Address] = {}  # being made or opened
+_turns = Turns()
 _lock = threading.RLock()
 _to_tell: list[Callable[[], None]] = []
 
 
 def create(address: Address, make: Callable[[], Queue[Any]]) -> Queue[Any]:
     """The queue that `make` makes. Raises E503 where this process has one of this id."""
-    with _lock:
+    with _turn(address):
         if find(address) is not None:
             raise QueueError("E503", f"this {address.kind} queue exists already", at=f"queue {address.queue_id}")
         return _keep(address, make())
@@ -39,7 +43,7 @@ def create(address: Address, make: Callable[[], Queue[Any]]) -> Queue[Any]:
 
 def open_(address: Address, attach: Callable[[], Queue[Any]]) -> Queue[Any]:
     """The handle this process has, or the one that `attach` brings."""
-    with _lock:
+    with _turn(address):
         return find(address) or _keep(address, attach())
 
 
@@ -66,8 +70,8 @@ def forget(queue: Queue[Any]) -> None:
 
 
 def addresses() -> list[Address]:
-    """Of every handle that this process has. For those who make one: the table is locked."""
-    return [address for address, _ in _open.values()]
+    """Of every handle that this process has, or is about to have."""
+    return [*_underway.copy().values(), *(address for address, _ in opened())]
 
 
 def opened() -> list[tuple[Address, Queue[Any]]]:
@@ -80,9 +84,22 @@ def when_changed(call: Callable[[], None]) -> None:
     _to_tell.append(call)
 
 
+@contextmanager
+def _turn(address: Address) -> Iterator[None]:
+    """This thread makes or opens the handle, which may take long: nobody else is held up but who wants the same one."""
+    key = address.kind, address.queue_id
+    with _turns.take(key):
+        _underway[key] = address
+        try:
+            yield
+        finally:
+            _underway.pop(key, None)
+
+
 def _keep(address: Address, queue: Queue[Any]) -> Queue[Any]:
-    _open[address.kind, address.queue_id] = address, queue
-    _tell()
+    with _lock:
+        _open[address.kind, address.queue_id] = address, queue
+        _tell()
     return queue
 
 
@@ -96,6 +113,7 @@ def _forget_in_child() -> None:
     global _lock  # noqa: PLW0603 -- another thread may have held it when the process forked
     _lock = threading.RLock()
     _open.clear()
+    _underway.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

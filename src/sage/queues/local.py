@@ -13,7 +13,7 @@ from sage.queues import handles
 from sage.queues.bells import Bells, ring, ring_one
 from sage.queues.frames import Frame, pack, pack_many, unpack
 from sage.queues.local_store import BATCH, SETTLED_S, End, Store
-from sage.queues.queue import BatchFull, Full, Item, Queue, QueueStats, closed_error, deadline_of
+from sage.queues.queue import DEFAULT_BATCH_SIZE, BatchFull, Full, Item, Queue, QueueStats, closed_error, deadline_of
 from sage.queues.serving import Settles
 from sage.queues.waited import Waited
 
@@ -28,7 +28,7 @@ class LocalQueue(Store[Item], Queue[Item]):
     def __init__(self, maxsize: int | None = 10_000, *, queue_id: str = "local") -> None:
         Store.__init__(self, maxsize, queue_id)
         Queue.__init__(self)
-        self._undelivered: list[tuple[QueueError, Item]] = []
+        self._undelivered: list[tuple[QueueError, Sequence[Item]]] = []
         self._batch_puts = self._batch_items = self._batch_gets = 0
 
     @property
@@ -97,7 +97,7 @@ class LocalQueue(Store[Item], Queue[Item]):
             except Full:
                 raise BatchFull(rest) from None
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         if count < 1:
             raise ValueError("'count' must be at least 1")
         with self._lock:
@@ -110,11 +110,12 @@ class LocalQueue(Store[Item], Queue[Item]):
         return batch
 
     def flush(self, timeout: float | None = None) -> None:
-        """Raises E509 with the `items` that could not be pickled for a consumer in another process."""
+        """Raises E509 where items could not be pickled for a consumer in another process, with those `items`; or were
+        returned by one, and cannot be unpickled."""
         if self._undelivered:
             failed, self._undelivered = self._undelivered, []
             error = failed[0][0]
-            error.items = [item for _, item in failed]
+            error.items = [item for _, items in failed for item in items]
             raise error
 
     def get_stats(self) -> QueueStats:
@@ -177,15 +178,18 @@ class LocalQueue(Store[Item], Queue[Item]):
         self._ring_after(count)
 
     def put_frame(self, frame: Frame) -> bool:
-        try:
-            items = unpack(frame)
-        except Exception as error:
-            what = "items cannot be unpickled by the owner of the queue"
-            raise QueueError("E509", f"{what} ({error!r})", at=f"queue {self._queue_id}") from error
+        items = self._unpacked(frame)
         with self._lock:
             if self._closed_at is not None and time.monotonic() - self._closed_at > SETTLED_S:
                 raise closed_error(self._queue_id)
             return self._accept(frame, items)
+
+    def _unpacked(self, frame: Frame) -> list[Item]:
+        try:
+            return unpack(frame)
+        except Exception as error:
+            what = f"{frame.items} items cannot be unpickled by the owner of the queue"
+            raise QueueError("E509", f"{what} ({error!r})", at=f"queue {self._queue_id}") from error
 
     def _accept(self, frame: Frame, items: list[Item]) -> bool:
         """Put what `frame` brought into reserved places; False where that is not possible now. Under the lock."""
@@ -195,15 +199,20 @@ class LocalQueue(Store[Item], Queue[Item]):
 
     def take_frames(self, count: int) -> list[Frame]:
         with self._lock:
-            items = self._take_items(count)
-            self._held += len(items)
-            self._vacant -= len(items)
+            items = self._lend(count)
         if not items:
             return []
         try:
             return [pack_many(items)]
         except QueueError:
             return [frame for item in items if (frame := self._packed(item)) is not None]
+
+    def _lend(self, count: int) -> list[Item]:
+        """Up to `count` items, which keep their places. Under the lock."""
+        items = self._take_items(count)
+        self._held += len(items)
+        self._vacant -= len(items)
+        return items
 
     def confirm(self, count: int) -> None:
         with self._lock:
@@ -212,13 +221,23 @@ class LocalQueue(Store[Item], Queue[Item]):
         self._ring_after(count)
 
     def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
-        items = [item for frame in frames for item in unpack(frame)]
-        with self._lock:
-            self._held -= len(items)
-            self._vacant += len(items)
-            self._ready.extendleft(reversed(items))
-        ring(self._getters, len(items))
+        for frame in reversed(frames):
+            try:
+                items = self._unpacked(frame)
+            except QueueError as error:
+                self._undelivered.append((error, ()))
+                self.confirm(frame.items)
+                continue
+            with self._lock:
+                self._take_in(items)
+            ring(self._getters, len(items))
         return ()
+
+    def _take_in(self, items: list[Item]) -> None:
+        """The opposite of `_lend`."""
+        self._held -= len(items)
+        self._vacant += len(items)
+        self._ready.extendleft(reversed(items))
 
     def is_wanted(self) -> bool:
         return self._getting.waited.now > 0
@@ -255,7 +274,7 @@ class LocalQueue(Store[Item], Queue[Item]):
         try:
             return pack(item)
         except QueueError as error:
-            self._undelivered.append((error, item))
+            self._undelivered.append((error, [item]))
             self.confirm(1)
             return None
 

@@ -12,7 +12,7 @@ from sage.errors import QueueError
 from sage.queues.bells import ring, ring_one
 from sage.queues.frames import Frame
 from sage.queues.local import LocalQueue
-from sage.queues.queue import BatchFull, Full, Item
+from sage.queues.queue import DEFAULT_BATCH_SIZE, BatchFull, Full, Item
 from sage.queues.sizes import LEAVES, size_of
 
 
@@ -117,7 +117,7 @@ class MeasuredQueue(LocalQueue[Item]):
             ring(self._putters, len(self._putters))
         return item
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         items = super().get_batch(count, timeout)
         self._gone(len(items))
         return items
@@ -128,18 +128,6 @@ class MeasuredQueue(LocalQueue[Item]):
 
     def free_bytes(self) -> int:
         return self._max_bytes - self._bytes
-
-    def take_frames(self, count: int) -> list[Frame]:
-        frames = super().take_frames(count)
-        with self._lock:
-            self._away.extend(self._sizes.moved(self._held - self._away.count))
-        return frames
-
-    def put_back(self, frames: Sequence[Frame]) -> Sequence[Frame]:
-        with self._lock:
-            count = sum(frame.items for frame in frames)
-            self._sizes.extendleft(self._away.moved(count, last=True))
-        return super().put_back(frames)
 
     def confirm(self, count: int) -> None:
         with self._lock:
@@ -156,6 +144,15 @@ class MeasuredQueue(LocalQueue[Item]):
         return super()._has_room() and self._bytes + self._wanted <= self._max_bytes
 
     # --- under the lock ---
+
+    def _lend(self, count: int) -> list[Item]:
+        items = super()._lend(count)
+        self._away.extend(self._sizes.moved(len(items)))
+        return items
+
+    def _take_in(self, items: list[Item]) -> None:
+        self._sizes.extendleft(self._away.moved(len(items), last=True))
+        super()._take_in(items)
 
     def _takes_credit(self) -> bool:
         for _ in self._room:

@@ -103,7 +103,7 @@ class QueueView:
     def slow_side(self) -> str | None:
         """Who the others wait for, ``producers`` or ``consumers``; None while nobody waits.
 
-        A wait counts when it is over, so a queue that is full tells as well.
+        A queue that is full tells as well, whoever waited longer.
         """
         put_wait, get_wait = self.put_wait or 0.0, self.get_wait or 0.0
         if self.filled is not None and self.filled >= _FULL:

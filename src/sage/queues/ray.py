@@ -22,7 +22,7 @@ from ray.util.queue import Empty, Full
 from sage.errors import QueueBroken
 from sage.queues import handles, queue
 from sage.queues.coroutines import Waiting
-from sage.queues.queue import QueueStats, closed_error, deadline_of
+from sage.queues.queue import DEFAULT_BATCH_SIZE, QueueStats, closed_error, deadline_of
 from sage.queues.ray_host import RayQueueManager
 from sage.queues.ray_kind import RayQueue, RayQueueDescriptor, get_global_queue_manager
 
@@ -207,7 +207,7 @@ class Queue:
         except QueueBroken as error:
             raise _rays_own(error) from None
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Any]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Any]:
         """Wait for one item, then take up to `count` that are there. Raises `Empty`."""
         try:
             return self._queue.get_batch(count, timeout)

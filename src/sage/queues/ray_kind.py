@@ -20,7 +20,7 @@ from sage.queues import handles
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, check_name, register_kind
 from sage.queues.frames import PLAIN, pack_many
 from sage.queues.front import Front
-from sage.queues.queue import Empty, Full, Item, Queue
+from sage.queues.queue import DEFAULT_BATCH_SIZE, Empty, Full, Item, Queue
 from sage.queues.shared_memory import SharedMemoryQueue
 from sage.queues.shared_memory_kind import SharedMemoryQueueDescriptor
 from sage.queues.watch import watch
@@ -88,7 +88,7 @@ class RayQueue(Front[Item]):
                 return self.returned.popleft()
         return super().get(block, timeout)
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         if self.returned and count > 0:
             with suppress(IndexError):
                 return [self.returned.popleft()]
@@ -119,8 +119,13 @@ class RayQueue(Front[Item]):
         with self._references:
             frame = pack_many(items, by_value=True)
             places = core.reserve(len(items))
-            if places < len(items) or not core.put_frame(frame):
-                core.release(places)
+            is_put = False
+            try:
+                is_put = places == len(items) and core.put_frame(frame)
+            finally:
+                if not is_put:
+                    core.release(places)
+            if not is_put:
                 raise Full
 
     def _put_whole_elsewhere(self, core: Queue[Item], items: list[Item]) -> None:
@@ -164,9 +169,11 @@ class RayQueue(Front[Item]):
     def detach(self) -> None:
         watch.end(self._watched)
         self._watched = -1
-        self._core.detach()
-        self._owned = None
         handles.forget(self)
+        try:
+            self._core.detach()
+        finally:
+            self._owned = None
 
     def _host_ended(self) -> None:
         """Nobody owns the memory any more. Whoever waits is woken by the close."""

@@ -11,7 +11,8 @@ import mmap
 from itertools import islice
 from typing import Any
 
-from sage.queues.frames import Frame, pack_many, unpack_list
+from sage.errors import QueueError
+from sage.queues.frames import LOST, Frame, pack_many, unpack_list
 from sage.queues.peers import Peers
 from sage.queues.ring_hand import Hand
 from sage.queues.ring_layout import (
@@ -90,7 +91,7 @@ class Getting(Reading):
         return self._under_lock(wanted)
 
     def get_frames(self, wanted: int) -> list[Frame]:
-        """The same as frames, as they are in the ring. Their places are taken until `confirm`."""
+        """The same as frames, as they are in the ring (see `take_frames` of `Served`). They keep their places."""
         frames: list[Frame] = []
         self.give_back()
         try:
@@ -100,10 +101,7 @@ class Getting(Reading):
                         if not frames:
                             frames.append(self._part(found, wanted))
                         break
-                    frames.append(self._frame(found))
-                    self._take_away(found.items)
-                    self._commit(found, found.items)
-                    self.got += found.items
+                    frames.append(self._lent(found, self._frame(found)))
                     wanted -= found.items
         finally:
             self._release_get()
@@ -196,12 +194,21 @@ class Getting(Reading):
             self._bytes_out += length
 
     def _part(self, found: Found, wanted: int) -> Frame:
-        """Some items of a frame, packed anew."""
-        items = list(self._good(self._batch_at(found)[found.start : found.start + wanted], found, drop=True))
-        frame = pack_many(items)
-        self._take_away(len(items))
-        self._commit(found, len(items))
-        self.got += len(items)
+        """Some items of a frame, packed anew; all of it where that cannot be: whoever gets it may be able to."""
+        batch = self._batch_at(found)
+        if self._salvaged == found.first and not found.start:
+            return self._lent(found, self._frame(found))
+        try:
+            items = self._good(batch[found.start : found.start + wanted], found, drop=False)
+            return self._lent(found, pack_many(list(items), by_value=True))
+        except (Unreadable, QueueError):  # this process took what was before it, and cannot pass this on
+            return self._lent(found, LOST)
+
+    def _lent(self, found: Found, frame: Frame) -> Frame:
+        """`frame`, which has the next items of the frame that was found, and is taken for somebody else."""
+        self._take_away(frame.items)
+        self._commit(found, frame.items)
+        self.got += frame.items
         return frame
 
     def _fill_hand(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sage.errors import QueueBroken, QueueClosed, QueueError
+from sage.processes import at_other_end
 from sage.queues import handles
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
 from sage.queues.front import Front
@@ -40,7 +40,6 @@ _MOVED = 1_000
 _ANSWER_S = 30.0
 _DONE = b"done"
 _MAX_ANSWER_BYTES = 4096
-_CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 class SageQueue(Front[Item]):
@@ -84,12 +83,12 @@ class SageQueue(Front[Item]):
             self._core.close()
 
     def detach(self) -> None:
+        handles.forget(self)
         watch.end(self._listener)
         if self._server is not None:
             self._server.close()
         with self._moving:
             self._core.detach()
-        handles.forget(self)
 
     def _follow(self, core: Queue[Item], error: QueueClosed | QueueBroken) -> None:
         with self._moving:  # where the core is about to be exchanged, that is why it was closed
@@ -103,7 +102,7 @@ class SageQueue(Front[Item]):
         with suppress(OSError), socket.socket(fileno=os.dup(self._listener)) as listener:
             asking, _ = listener.accept()
             with asking:
-                if _user_of(asking) == os.geteuid():
+                if at_other_end(asking)[1] == os.geteuid():
                     asking.send(self._moved())
 
     def _moved(self) -> bytes:
@@ -172,12 +171,6 @@ def _sum(now: QueueStats, earlier: list[tuple[int, QueueStats]]) -> QueueStats:
     )
 
 
-def _user_of(connection: socket.socket) -> int:
-    """The user at the other end, as the kernel knows it."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
-
-
 @register_kind
 @dataclass(frozen=True, kw_only=True)
 class SageQueueDescriptor(QueueDescriptor):
@@ -244,16 +237,16 @@ class SageQueueDescriptor(QueueDescriptor):
             listener.setblocking(False)
             listener.bind(self._address)
             listener.listen()
-        except OSError as error:
+            core = self.local() if self.host is None else self.memory.create()
+        except BaseException as error:
             listener.close()
-            if error.errno == errno.EADDRINUSE:
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 raise QueueError("E503", "this queue exists already", at=f"queue {self.queue_id}") from None
             raise
-        if self.host is None:
-            return SageQueue(self, self.local(), listener)
-        queue: SageQueue[Any] = SageQueue(self, self.memory.create(), listener)
+        queue: SageQueue[Any] = SageQueue(self, core, listener)
         try:
-            queue.serve()
+            if self.host is not None:
+                queue.serve()
         except BaseException:
             queue.detach()
             raise
@@ -276,7 +269,7 @@ class SageQueueDescriptor(QueueDescriptor):
             connection.settimeout(_ANSWER_S)
             try:
                 connection.connect(self._address)
-                if _user_of(connection) != os.geteuid():
+                if at_other_end(connection)[1] != os.geteuid():
                     raise QueueError("E507", "the owner of the queue is another user", at=f"queue {self.queue_id}")
                 return connection.recv(_MAX_ANSWER_BYTES)
             except ConnectionRefusedError:

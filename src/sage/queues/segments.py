@@ -8,6 +8,7 @@ about to do is made up for by `recover`, since the ring tells which areas it hol
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -15,6 +16,7 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+from sage.errors import QueueError
 from sage.queues.peers import Peers
 
 _TABLE_AT, _TABLE_BYTES = 4096, 8192
@@ -86,6 +88,7 @@ class Segments:
         self.max_bytes = max_bytes
         self._rows = 0  # were ever used, as far as it is known
         self.held_bytes = 0
+        self._viewed: set[int] = set()  # rows that this process looks at
         self.bytes_in = self.bytes_out = 0
 
     def reserve(self, size: int) -> Area | None:
@@ -108,14 +111,17 @@ class Segments:
     def used_bytes(self) -> int:
         """In areas that are in the queue, or about to be."""
         states = self._used_states()
-        return sum(self._bytes_in_state(states, state) for state in (_QUEUED, _HELD + self._peers.slot))
+        filled = self._rows_in(states, _HELD + self._peers.slot)
+        rows = [*self._rows_in(states, _QUEUED), *(row for row in filled if row not in self._viewed)]
+        return sum(map(self.size_of, rows))
 
-    def _bytes_in_state(self, states: bytes, state: int) -> int:
-        total, row = 0, states.find(state)
+    def _rows_in(self, states: bytes, state: int) -> list[int]:
+        rows: list[int] = []
+        row = states.find(state)
         while row >= 0:
-            total += self.size_of(row)
+            rows.append(row)
             row = states.find(state, row + 1)
-        return total
+        return rows
 
     def size_of(self, row: int) -> int:
         """How many bytes were asked for, of the area's."""
@@ -135,7 +141,7 @@ class Segments:
         return [_Entry(row, at, size, state, word >> _STATE_BITS) for row, (at, size, state, word) in enumerate(rows)]
 
     def _new(self, entries: list[_Entry], size: int) -> int:
-        """A row with memory for `size` bytes; below 0 if all are in use."""
+        """A row with memory for `size` bytes; below 0 if there is none before one in use is free again."""
         capacity = _capacity_for(size)
         if len(entries) == _ENTRIES or sum(entry.capacity for entry in entries) + capacity > self.max_bytes:
             entries = [self._without_memory(entry) if entry.state == _FREE else entry for entry in entries]
@@ -143,7 +149,13 @@ class Segments:
         if index == _ENTRIES:
             return -1
         at = self._place(entries, capacity)
-        os.posix_fallocate(self._fd, at, capacity)  # fails here, not at the first byte, where memory is short
+        try:
+            os.posix_fallocate(self._fd, at, capacity)  # fails here, not at the first byte, where memory is short
+        except OSError as error:
+            if error.errno == errno.ENOSPC and any(entry.state != _FREE for entry in entries):
+                return -1  # until one of those is free again
+            what = f"there is no memory for an item of {size:,} bytes: {error.strerror}"
+            raise QueueError("E507", what, try_="make room in the folder of the queue's file") from error
         self._words[3 * index] = at
         self._words[3 * index + 1] = capacity
         return index
@@ -192,6 +204,7 @@ class Segments:
         entry, lengths, total = _parsed(found)
         area = (ctypes.c_char * total).from_buffer(self.memory_of(entry))
         self.held_bytes += total
+        self._viewed.add(entry)
         self.bytes_out += total
         weakref.finalize(area, self._let_go, entry, total, os.getpid()).atexit = False
         view = memoryview(area).cast("B")
@@ -209,6 +222,7 @@ class Segments:
         if process != os.getpid():
             return  # a forked child's copy of a view
         self.held_bytes -= total
+        self._viewed.discard(entry)
         self.free(entry)
 
     def memory_of(self, entry: int) -> mmap.mmap:

@@ -70,7 +70,8 @@ class Served(Protocol):
         """
 
     def take_frames(self, count: int) -> list[Frame]:
-        """Up to `count` items, none if there are none now. They keep their places until `confirm`.
+        """Up to `count` items, none if there are none now; more where a frame of them cannot be unpickled here, for it
+        goes as it is. They keep their places until `confirm`.
 
         Raises `QueueClosed` at the end of a closed queue.
         """

@@ -17,7 +17,7 @@ from sage.queues.frames import LARGE_BYTES, NUMBERS, SHORT, TEXTS, Frame
 from sage.queues.gathering import Gathering
 from sage.queues.mapping import Mapping
 from sage.queues.peers import CONSUMER, PRODUCER, Peers, give_up_ownership
-from sage.queues.queue import Full, Item, Queue, QueueStats, closed_error, deadline_of
+from sage.queues.queue import DEFAULT_BATCH_SIZE, Full, Item, Queue, QueueStats, closed_error, deadline_of
 from sage.queues.ring import Ring
 from sage.queues.ring_reading import Unreadable
 from sage.queues.segments import Segments
@@ -129,7 +129,7 @@ class SharedMemoryQueue(Queue[Item]):
             self._become(PRODUCER, rest)
         self._putting.put_batch(rest, block, timeout)
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         lists = self._ring.lists
         for items, _ in lists.steps if count == lists.each else ():
             if self._room_wanted[0]:

@@ -15,7 +15,9 @@ from sage.queues import handles, shared_memory_file
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
 from sage.queues.ring_layout import UNBOUNDED
 from sage.queues.shared_memory import SharedMemoryQueue
+from sage.queues.turns import Turns
 
+_files = Turns()  # whoever closes a file gives up all locks that this process has on it: no look at one that is new
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -58,6 +60,10 @@ class SharedMemoryQueueDescriptor(QueueDescriptor):
         return None
 
     def _make(self) -> SharedMemoryQueue[Any]:
+        with _files.take(shared_memory_file.FOLDER):
+            return self._made()
+
+    def _made(self) -> SharedMemoryQueue[Any]:
         known = [address for address in handles.addresses() if isinstance(address, SharedMemoryQueueDescriptor)]
         shared_memory_file.sweep({address.path for address in known})
         mapping = shared_memory_file.make(self.path, self._limit)
@@ -70,6 +76,10 @@ class SharedMemoryQueueDescriptor(QueueDescriptor):
         return queue
 
     def _attach(self) -> SharedMemoryQueue[Any]:
+        with _files.take(shared_memory_file.FOLDER):
+            return self._attached()
+
+    def _attached(self) -> SharedMemoryQueue[Any]:
         try:
             mapping = shared_memory_file.attach(self.path, self._limit)
         except FileNotFoundError:

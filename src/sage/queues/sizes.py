@@ -41,7 +41,7 @@ def size_of(item: Any) -> int:
 
 
 def weight_of(item: Any) -> int:
-    """`size_of`, but for plain items at once, and no less than they take pickled."""
+    """`size_of`, but for plain items at once; of texts and bytes, what they take pickled, or about that."""
     kind = type(item)
     if kind is bytes or (kind is str and item.isascii()):
         return len(item) + _PLAIN_BYTES

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import struct
 from collections.abc import Collection
 
 from sage.errors import HostError
+from sage.processes import at_other_end
 from sage.runtime.messages import SocketLink
 
-_CREDENTIALS = struct.Struct("3i")  # process, user, group
 PATIENCE_S = 60.0
 """How long who should come may take: all have knocked already."""
 
@@ -63,5 +62,5 @@ def _address(name: str) -> str:
 
 def _other_end(end: socket.socket) -> tuple[int, bool]:
     """Its process, and whether it is of this user."""
-    process, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    process, user = at_other_end(end)
     return process, user == os.geteuid()

@@ -104,7 +104,9 @@ class Consumer:
         found: list[Any] = []
         while len(found) < count and (self._items or self._frames):
             if not self._items:
-                items = self._opened()
+                items = self._opened(drop=not found)
+                if not items:
+                    break
                 if not found and len(items) <= count:
                     found = items
                     continue
@@ -116,13 +118,17 @@ class Consumer:
                 found.extend(self._items.popleft() for _ in range(count - len(found)))
         return found
 
-    def _opened(self) -> list[Any]:
-        """The items of the next frame. One that cannot be unpickled is lost."""
+    def _opened(self, *, drop: bool) -> list[Any]:
+        """The items of the next frame. One that cannot be unpickled is lost; without `drop` it stays, for the next."""
         frame = self._frames.popleft()
         self._framed -= frame.items
         try:
             return unpack(frame)
         except Exception as error:
+            if not drop:
+                self._frames.appendleft(frame)
+                self._framed += frame.items
+                return []
             what = f"{frame.items} items cannot be unpickled here"
             raise QueueError("E509", what, at=f"queue {self._queue_id}", got=repr(error)) from error
 

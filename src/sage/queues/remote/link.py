@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Protocol, TypeAlias
 
@@ -15,6 +15,7 @@ from sage.errors import QueueBroken, QueueError
 from sage.queues.remote.messages import Attach, Attached, Detach, Message, Refused, decode, encode
 from sage.queues.remote.stream import ACKNOWLEDGE_BYTES, ID_BYTES, NOBODY, Header, Sort, Stream, split
 from sage.queues.remote.transport import Connection, Parts
+from sage.queues.turns import Turns
 
 PATIENCE_S = 30.0
 _HEARTBEAT_S = 0.25
@@ -47,11 +48,12 @@ Connect: TypeAlias = Callable[[bytes], Connection]
 
 
 class Link:
-    """Closed when the last queue on it is detached. Every method may be called from any thread."""
+    """Closed when all who hold it have released it: each of its queues. Every method may be called from any thread."""
 
     def __init__(self, connect: Connect, place: str, *, patience_s: float = PATIENCE_S) -> None:
         """Raises `QueueError` E504 if no server answers at `place`, or it does not accept the key."""
         self.place = place
+        self.holders = 1  # who will release it
         session = b"\1" + secrets.token_bytes(ID_BYTES - 1)
         self._patience_s = patience_s
         self._stream = Stream(session)
@@ -113,11 +115,6 @@ class Link:
     def is_broken(self) -> bool:
         """Whether it ended."""
         return self._error is not None
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a queue is attached."""
-        return bool(self._ends)
 
     def send(self, message: Message, parts: Parts = ()) -> None:
         """Send `message`, once and in order. Never waits. After the link ended, does nothing."""
@@ -266,7 +263,8 @@ class _Waiting:
         self.answer: Message | None = None
 
 
-_links: dict[object, Link] = {}
+_links: dict[Hashable, Link] = {}
+_turns = Turns()
 _links_lock = threading.Lock()
 
 
@@ -282,19 +280,25 @@ def link_to(address: tuple[str, int], key: str, *, patience_s: float = PATIENCE_
     return pooled((address, key), lambda: Link(connect, f"{host}:{port}", patience_s=patience_s))
 
 
-def pooled(identity: object, make: Callable[[], Link]) -> Link:
-    """The link that this process keeps for `identity`, or the one that `make` makes."""
-    with _links_lock:
-        link = _links.get(identity)
-        if link is None or link.is_broken:
-            link = _links[identity] = make()
-        return link
+def pooled(identity: Hashable, make: Callable[[], Link]) -> Link:
+    """The link that this process keeps for `identity`, or the one that `make` makes; to be released once."""
+    with _turns.take(identity):
+        with _links_lock:
+            known = _links.get(identity)
+            if known is not None and not known.is_broken:
+                known.holders += 1
+                return known
+        made = make()
+        with _links_lock:
+            _links[identity] = made
+        return made
 
 
 def release(link: Link) -> None:
-    """Close `link` if no queue is attached to it."""
+    """Close `link` if that was the last who held it."""
     with _links_lock:
-        if link.in_use:
+        link.holders -= 1
+        if link.holders:
             return
         for identity in [identity for identity, known in _links.items() if known is link]:
             del _links[identity]

@@ -225,6 +225,12 @@ class Producer(Sending):
         """Frames on their way, and items that wait to be sent."""
         return len(self._flying), len(self._buffer)
 
+    @property
+    def unaccepted(self) -> int:
+        """Items that are perhaps not in the queue yet."""
+        with self._lock:
+            return sum(len(sent.items) for sent in self._flying) + len(self._buffer)
+
     # --- for the link's thread ---
 
     def granted(self, count: int, size: int) -> None:

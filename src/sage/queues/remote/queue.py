@@ -9,12 +9,12 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from sage.errors import QueueBroken, QueueError
 from sage.queues import handles
-from sage.queues.queue import BatchFull, Full, Item, Queue, QueueStats
+from sage.queues.queue import DEFAULT_BATCH_SIZE, BatchFull, Full, Item, Queue, QueueStats
 from sage.queues.remote.consuming import Consumer
 from sage.queues.remote.link import Link, release
 from sage.queues.remote.messages import (
@@ -104,7 +104,7 @@ class RemoteQueue(Queue[Item]):
         self._producer.hurry()
         return self._consumer.get(block, timeout)  # type: ignore[no-any-return]
 
-    def get_batch(self, count: int = 100, timeout: float | None = None) -> list[Item]:
+    def get_batch(self, count: int = DEFAULT_BATCH_SIZE, timeout: float | None = None) -> list[Item]:
         return self._consumer.get_batch(count, timeout, own_puts=self._producer.hurry())
 
     def qsize(self) -> int:
@@ -148,27 +148,36 @@ class RemoteQueue(Queue[Item]):
         if self._broken is None:
             with suppress(QueueBroken):
                 self._ask("close")
+        self._producer.flush()  # raises what could not be delivered
 
     def detach(self) -> None:
+        """Raises E509 too, for what could not be delivered. Where the owner is gone, nothing."""
         with self._lock:
             if self._leaving:
                 return
             self._leaving = True
-        if self._consumer.withdraw():
-            with suppress(QueueError):
-                self._ask("depth", _LEAVE_S)  # all that was sent is here before the answer
+        self._producer.close()
+        lost = 0
+        if self._consumer.withdraw() or self._producer.unaccepted:
+            try:
+                self._ask("depth", _LEAVE_S)  # all that was sent, either way, is there before the answer
+            except QueueError:
+                lost = self._producer.unaccepted
             self._consumer.give_back()
         self._detached = True
-        self._producer.close()
         self._consumer.ended()
         self._link.detach(self._port)
         _all.discard(self)
         handles.forget(self)
         release(self._link)
+        if lost and self._broken is None:
+            what = f"{lost} items could not leave this process: the owner did not answer in time"
+            raise QueueError("E515", what, at=f"queue {self._queue_id}", try_="call wait_for_pending_puts() before")
+        self._producer.flush()
 
     def _ask(self, what: str, patience_s: float = _ANSWER_S) -> Answer:
         """Raises `QueueBroken` where no answer comes."""
-        self._producer.flush()
+        self._producer.hurry()
         with self._lock:
             number = next(self._numbers)
             self._answers[number] = None
@@ -236,11 +245,18 @@ _all: weakref.WeakSet[RemoteQueue[Any]] = weakref.WeakSet()
 
 
 def _flush_at_exit() -> None:
-    """Nothing that was put stays behind when the interpreter ends."""
+    """Nothing that was put stays behind when the interpreter ends; or it is told, when all have tried."""
     until = time.monotonic() + _EXIT_S
-    for queue in list(_all):
-        with suppress(QueueError):
+    with ExitStack() as ends:
+        for queue in list(_all):
+            ends.callback(_leave, queue, until)
+
+
+def _leave(queue: RemoteQueue[Any], until: float) -> None:
+    try:
+        with suppress(QueueBroken):
             queue.wait_for_pending_puts(max(0.0, until - time.monotonic()))
+    finally:
         queue.detach()
 
 

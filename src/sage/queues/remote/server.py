@@ -119,9 +119,7 @@ class QueueServer:
         elif client.receive(header, sum(len(part) for part in parts)):
             try:
                 self._handle(client, decode(body, parts[1:]), parts[1:])
-            except QueueError as error:
-                if error.code != "E526":
-                    raise
+            except QueueError:  # nobody else is to pay for what this client sends
                 client.tell(Sort.GONE)
                 self._forget(client)
 
