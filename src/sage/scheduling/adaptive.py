@@ -14,6 +14,9 @@ from sage.scheduling.view import Cluster, Node, Replica, Task, Work
 AHEAD_S = 0.04
 """Work, in seconds of its replica, that a busy one is given ahead, so that no slot waits for a message to come: of many
 hosts each tells every 20 ms what it has done, and messages take their time on a busy machine."""
+NEXT_S = 0.02
+"""A busy replica has one piece ahead, however long its work takes, if one of its slots is expected to be free so soon:
+until the message of that had come, the slot would be empty."""
 NEAR = 0.05
 """What the neighbourhood of the tasks it exchanges records with is worth, in shares of a node."""
 ALIKE = 0.05
@@ -77,6 +80,8 @@ def _finish_s(work: Work, replica: Replica) -> float:
     if replica.is_free:
         return work.cost_s / replica.speed
     ahead_s = replica.backlog_s / (replica.slots * replica.speed)
-    if ahead_s < AHEAD_S and (ahead_s > 0 or replica.queued < replica.slots):  # 0: nobody knows yet what it costs
+    known = ahead_s > 0  # or nobody knows yet what it costs
+    soon = not replica.queued and ahead_s < NEXT_S * replica.running
+    if (ahead_s < AHEAD_S or soon) and (known or replica.queued < replica.slots):
         return ahead_s + work.cost_s / replica.speed
     return inf
