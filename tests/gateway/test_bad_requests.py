@@ -153,6 +153,23 @@ def test_bad_configurations(text: str, code: str, tmp_path: Any) -> None:
         Gateway(load_config(file), tmp_path / "usage.sqlite")
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("prot = 1\n[[endpoint]]\nurl = 'http://x'", 1),
+        ("[[endpoint]]\nurl = 'http://x'\nprot = 1", 3),
+        ("port = 1\n[[endpoint]]\nurl = 'http://x'\n[[endpoint]]\nurl = 7", 5),
+        ("[[keys]]\nname = 'a'", 1),
+        ("[[key]]\nname = 'a'\nsha256 = 'HASH'\n\n[[key]]\nname = 'b'\nweight = 0\nsha256 = 'HASH'", 7),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_line(text: str, line: int, tmp_path: Any) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text.replace("HASH", "0" * 64))
+    with pytest.raises(PipelineError, match=rf"gateway\.toml:{line}: "):
+        load_config(file)
+
+
 def test_a_new_key_fits_its_entry() -> None:
     key, entry = new_key("alice")
     assert hashlib.sha256(key.encode()).hexdigest() == entry.sha256

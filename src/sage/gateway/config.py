@@ -43,6 +43,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
@@ -171,7 +172,8 @@ def load_config(path: Path) -> GatewayConfig:
     except OSError as error:
         raise PipelineError("E243", "the file cannot be read", at=str(path), got=error.strerror) from error
     except msgspec.ValidationError as error:
-        raise PipelineError("E241", "a setting is wrong", at=str(path), got=str(error)) from error
+        place = _place(path, raw.decode("utf-8-sig"), str(error))
+        raise PipelineError("E241", "a setting is wrong", at=place, got=str(error)) from error
     except (ValueError, RecursionError) as error:  # what is not UTF-8 too
         raise PipelineError("E243", "the file is not valid TOML", at=str(path), got=str(error)) from error
     endpoints = tuple(
@@ -183,6 +185,23 @@ def load_config(path: Path) -> GatewayConfig:
     usage_file = None if config.usage_file is None else str(path.parent / config.usage_file)
     keys_folder = None if config.keys_folder is None else str(path.parent / config.keys_folder)
     return msgspec.structs.replace(config, endpoint=endpoints, usage_file=usage_file, keys_folder=keys_folder)
+
+
+def _place(path: Path, text: str, said: str) -> str:
+    """``file:line`` of the setting that msgspec has `said` something about; the file alone if no line is its own."""
+    where = re.search(r"`\$\.?(?:(\w+)\[(\d+)\])?\.?(\w*)", said)
+    table, index, key = (where[1], int(where[2] or 0), where[3]) if where else (None, 0, "")
+    unknown = re.search("unknown field `([^`]+)`", said)
+    key = str(unknown[1] if unknown else key)
+    inside, seen = table is None, -1
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([\w-]+)", line)
+        if header:
+            seen += header[1] == table
+            inside = (header[1] == table and seen == index) or header[1] == key
+        if inside and re.match(rf"""\s*[\["']*{re.escape(key)}\b""", line):
+            return f"{path}:{number}"
+    return str(path)
 
 
 def upstream_key(endpoint: EndpointConfig) -> Secret | None:
