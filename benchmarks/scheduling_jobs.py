@@ -1,10 +1,12 @@
 """Equal jobs of a manager before one endpoint: ``python -m benchmarks.scheduling_jobs [OPTION...] 1 2 4 8``.
 
 Real processes: a manager, its gateway, the jobs, and a simulated endpoint. Each job has `IN_FLIGHT` records in flight
-at most, and the endpoint takes as many as eight such jobs have, each as quickly as one alone: so what is missing from
+at most, and the endpoint takes as many as ten such jobs have, each as quickly as one alone: so what is missing from
 eight times the throughput of one job is SAGE's. With --saturated each job asks as much as it may, and the endpoint is
 best at about 18 requests at once and half as good at 34 (profile `peaked`): one job and eight should get the same out
-of it. With --direct, jobs ask the endpoint themselves, each with a limit of its own.
+of it. With --direct, jobs ask the endpoint themselves, each with a limit of its own. With --urgent the first job has
+priority 0, and all others have priority 9 and ask as much as they may: its p99, from read to written, beside its p99
+alone.
 
 Counted from `WARM_S` after the last job has had its first answer until the first job has had its last: how many answers
 a second, of all jobs, and of the slowest beside the quickest. In the first seconds the gateway finds the endpoint's
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sage.bench.statistics import percentile
 from sage.jobs.client import Client
 from sage.jobs.folder import StateFolder
 from sage.llm.simulated import Profile, SimulatedEndpoint, profile_named
@@ -32,9 +35,11 @@ WARM_S = 6.0
 IN_FLIGHT = 4
 ROOMY = Profile(
     "roomy", "roomy-model", step_s=10e-3, weights_s=0.0, token_s=0.0, context_s=0.0, attention_s=0.0,
-    blocks=16_384, max_seqs=8 * IN_FLIGHT, jitter=0.02,
+    blocks=16_384, max_seqs=10 * IN_FLIGHT, jitter=0.02,
 )  # fmt: skip
-BAR_EFFICIENCY, BAR_APART = 0.95, 0.05
+BAR_EFFICIENCY, BAR_APART, BAR_URGENT = 0.95, 0.05, 1.2
+Answer = Mapping[str, float]
+"""Since when it was asked for, and when it came."""
 FLOW = """
 import sys, time
 from pathlib import Path
@@ -48,15 +53,20 @@ while len(list(Path().glob("*.began"))) < jobs:  # all begin together, however l
     time.sleep(0.05)
 pipeline = sage.Pipeline(name)
 questions = pipeline.read(Items([{"prompt": f"question {n}"} for n in range(records)]))
-questions.map(Generate(max_tokens=tokens)).map(lambda r: {"at": time.monotonic()}).write(JsonLines(f"{name}.jsonl"))
+asked = questions.map(lambda r: {**r, "since": time.monotonic()}, name="since")
+answers = asked.map(Generate(max_tokens=tokens)).map(lambda r: {"since": r["since"], "at": time.monotonic()}, name="at")
+answers.write(JsonLines(f"{name}.jsonl"))
 """
 
 
 def main(arguments: Sequence[str]) -> None:
     direct, saturated = "--direct" in arguments, "--saturated" in arguments
     counts = [int(one) for one in arguments if not one.startswith("--")] or [1, 2, 4, 8]
+    if "--urgent" in arguments:
+        urgent(counts)
+        return
     alone = None
-    print(f"{'directly' if direct else 'through the gateway'}, {'saturated' if saturated else 'room for eight jobs'}")
+    print(f"{'directly' if direct else 'through the gateway'}, {'saturated' if saturated else 'room for ten jobs'}")
     for count in counts:
         rates = measured(count, direct=direct, saturated=saturated)
         total = sum(rates)
@@ -76,6 +86,34 @@ def measured(count: int, *, direct: bool, saturated: bool) -> list[float]:
     profile = profile_named("peaked") if saturated else ROOMY
     records = 3 * RECORDS // count if saturated else RECORDS
     spec = {"shared_endpoints": not direct, "max_in_flight": None if saturated else IN_FLIGHT}
+    return rates_of([[answer["at"] for answer in job] for job in ran(profile, records, [spec] * count)])
+
+
+def urgent(counts: Sequence[int]) -> None:
+    first = {"priority": 0, "max_in_flight": IN_FLIGHT}
+    alone_s = None
+    for count in counts:
+        jobs = ran(ROOMY, RECORDS, [first, *[{"priority": 9}] * (count - 1)])
+        found_s = p99_s(jobs[0])
+        alone_s = alone_s or found_s
+        missed = "" if found_s <= BAR_URGENT * alone_s else "   MISSED"
+        total = sum(rates_of([[answer["at"] for answer in job] for job in jobs]))
+        print(
+            f"{count} jobs: p99 of the urgent one {found_s * 1e3:.0f} ms, {found_s / alone_s:.2f} of that alone"
+            f" (bar {BAR_URGENT}); {total:.1f} answers/s of all{missed}",
+            flush=True,
+        )
+
+
+def p99_s(job: Sequence[Answer]) -> float:
+    """From read to answer, of the records that were read when all was warm."""
+    warm = [each["at"] - each["since"] for each in job if each["since"] > job[0]["at"] + WARM_S]
+    return percentile(sorted(warm), 0.99)
+
+
+def ran(profile: Profile, records: int, specs: Sequence[Mapping[str, Any]]) -> list[list[Answer]]:
+    """The answers of each job, by time."""
+    count = len(specs)
     with tempfile.TemporaryDirectory() as name, SimulatedEndpoint(profile) as endpoint:
         folder = Path(name)
         (folder / "sage.toml").write_text(f'data_dir = "data"\nllm_url = "{endpoint.url}"\n')
@@ -85,11 +123,11 @@ def measured(count: int, *, direct: bool, saturated: bool) -> list[float]:
         try:
             assert manager.stdout is not None
             json.loads(manager.stdout.readline())
-            _run_jobs(folder, count, records, spec)
+            _run_jobs(folder, records, specs)
         finally:
             manager.terminate()
             manager.wait()
-        return rates_of([_moments(folder / f"job{number}.jsonl") for number in range(count)])
+        return [_answers(folder / f"job{number}.jsonl") for number in range(count)]
 
 
 def rates_of(moments: Sequence[Sequence[float]]) -> list[float]:
@@ -97,11 +135,11 @@ def rates_of(moments: Sequence[Sequence[float]]) -> list[float]:
     return [sum(begins < at <= ends for at in times) / (ends - begins) for times in moments]
 
 
-def _run_jobs(folder: Path, count: int, records: int, spec: Mapping[str, Any]) -> None:
+def _run_jobs(folder: Path, records: int, specs: Sequence[Mapping[str, Any]]) -> None:
     client = Client(StateFolder(folder / "data"))
     jobs = []
-    for number in range(count):
-        arguments = [f"job{number}", *map(str, (count, records, ANSWER_TOKENS))]
+    for number, spec in enumerate(specs):
+        arguments = [f"job{number}", *map(str, (len(specs), records, ANSWER_TOKENS))]
         flow = {"file": str(folder / "flow.py"), "folder": str(folder), "arguments": arguments, **spec}
         jobs.append(client.submit(flow)["id"])
     while any(found["state"] in ("PENDING", "STARTING", "RUNNING") for found in client.list()):
@@ -112,8 +150,8 @@ def _run_jobs(folder: Path, count: int, records: int, spec: Mapping[str, Any]) -
             sys.exit(f"{found['state']}: {found['reason']}")
 
 
-def _moments(file: Path) -> list[float]:
-    return sorted(json.loads(line)["at"] for line in file.read_text().splitlines())
+def _answers(file: Path) -> list[Answer]:
+    return sorted(map(json.loads, file.read_text().splitlines()), key=lambda answer: answer["at"])
 
 
 if __name__ == "__main__":
