@@ -5,7 +5,7 @@
     pool.py     EndpointPool: several endpoints as one; waits, chooses, fails over
     pooled.py   answers that come through it
     sharing.py  pools that all steps and jobs of this process share
-    turns.py    whose turn it is
+    turns.py    whose turn it is; turnstile.py: those who wait for it
     balancer.py at which endpoint, and how many at once; breaker.py: whether it may be asked now
     drain.py    how quickly those that wait are sent; headroom.py: how many run without one waiting in the endpoint
     client.py   ChatClient: opens, asks, checks, closes

@@ -15,6 +15,7 @@ from sage.llm.balancer import Balancer, EndpointSnapshot, Grant, Outcome
 from sage.llm.client import ChatClient
 from sage.llm.pooled import CHARACTERS_PER_TOKEN, PooledAnswer, RelayedAnswer, loop_time
 from sage.llm.turns import MOST_WAITING, Ticket
+from sage.llm.turnstile import Turnstile
 from sage.llm.wire import Completion, Message
 from sage.scheduling.limiter import FIRST_LIMIT, MOST
 from sage.settings import Secret
@@ -74,14 +75,10 @@ class EndpointPool:
             list(self._clients), start=start, most=most, most_waiting=most_waiting, queue=gateways
         )
         self._wait_timeout_s = wait_timeout_s
-        self._turns: dict[Ticket, asyncio.Future[Grant]] = {}
-        """Of those that wait."""
-        self._hurried: set[str] = set()
-        """Jobs that wait no longer for an endpoint that is away."""
+        self._turnstile = Turnstile(self._balancer, repr(self))
         self._troubles: dict[str, EndpointError] = {}
         """Why an endpoint was left alone last."""
         self._clock = time.monotonic
-        self._alarm: asyncio.TimerHandle | None = None
         self._scrapes: list[asyncio.Task[None]] = []
         """One for each endpoint while the pool is open."""
 
@@ -101,13 +98,7 @@ class EndpointPool:
         for scrape in scrapes:
             scrape.cancel()
         await asyncio.gather(*scrapes, return_exceptions=True)
-        turns, self._turns = self._turns, {}
-        for ticket, turn in turns.items():
-            self._balancer.withdraw(ticket)
-            if not turn.cancelled():
-                turn.set_exception(RuntimeError(f"{self!r} was closed"))
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._turnstile.close()
         for client in self._clients.values():
             await client.close()
 
@@ -204,7 +195,9 @@ class EndpointPool:
         while True:
             if on_turn is not None and sent:
                 on_turn(False)
-            grant = await self._turn(ticket, until, first=sent)
+            if not self._scrapes:
+                raise RuntimeError(f"{self!r} is not open")
+            grant = await self._turnstile.turn(ticket, until, first=sent)
             sent = True
             if on_turn is not None:
                 on_turn(True)
@@ -228,12 +221,11 @@ class EndpointPool:
 
     def hurry(self, job: str) -> None:
         """`job` is to stop: its requests that can only go when an endpoint comes back raise `EndpointBusy` E724."""
-        self._hurried.add(job)
-        self._dispatch()
+        self._turnstile.hurry(job)
 
     def forget(self, job: str) -> None:
         """`job` has ended."""
-        self._hurried.discard(job)
+        self._turnstile.forget(job)
 
     def trouble(self, endpoint: str) -> EndpointError | None:
         """The last error of an endpoint that did nothing well since."""
@@ -247,61 +239,6 @@ class EndpointPool:
     def waiting(self) -> int:
         """Requests that have not been sent yet."""
         return self._balancer.waiting
-
-    async def _turn(self, ticket: Ticket, until: float, *, first: bool) -> Grant:
-        """Wait until it may be sent. Withdrawn at once if the caller goes away."""
-        if not self._scrapes:
-            raise RuntimeError(f"{self!r} is not open")
-        turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._balancer.wait(ticket, first=first)
-        self._turns[ticket] = turn
-        self._dispatch()
-        if turn.done():  # there was room: no timer is needed
-            return turn.result()
-        try:
-            async with asyncio.timeout_at(until):
-                return await turn
-        except TimeoutError:
-            self._give_up(ticket, turn)
-            expected = "room at an endpoint within its wait_timeout_s"
-            raise EndpointBusy("E724", "no endpoint had room in time", at=repr(self), expected=expected) from None
-        except asyncio.CancelledError:
-            self._give_up(ticket, turn)
-            raise
-
-    def _give_up(self, ticket: Ticket, turn: asyncio.Future[Grant]) -> None:
-        if self._turns.pop(ticket, None) is not None:
-            self._balancer.withdraw(ticket)
-        elif not turn.cancelled():  # it was granted, and the caller went away before it heard of that
-            self._balancer.end(turn.result(), loop_time(), Outcome.UNKNOWN)
-            self._dispatch()
-
-    def _dispatch(self) -> None:
-        """Wake everybody whose turn it is, and see that this is called again when a pause ends."""
-        now = loop_time()
-        while grants := self._balancer.grants(now):
-            for grant in grants:
-                turn = self._turns.pop(grant.ticket)
-                if turn.cancelled():  # and its task does not know yet
-                    self._balancer.end(grant, now, Outcome.UNKNOWN)
-                else:
-                    turn.set_result(grant)
-        if self._hurried and self._balancer.is_closed(now):
-            self._turn_away()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        at = self._balancer.wakes_at(now)
-        if at < math.inf:
-            self._alarm = asyncio.get_running_loop().call_at(at, self._dispatch)
-
-    def _turn_away(self) -> None:
-        for ticket in [ticket for ticket in self._turns if ticket.job in self._hurried]:
-            self._balancer.withdraw(ticket)
-            turn = self._turns.pop(ticket)
-            if not turn.cancelled():
-                busy = EndpointBusy("E724", "no endpoint can be asked now, and the run is to stop", at=repr(self))
-                turn.set_exception(busy)
 
     @contextmanager
     def _accounted(self, grant: Grant) -> Iterator[None]:
@@ -326,8 +263,7 @@ class EndpointPool:
             self._troubles[grant.endpoint] = error
             raise
         finally:
-            self._balancer.end(grant, loop_time(), outcome, retry_after_s=retry_after_s)
-            self._dispatch()
+            self._turnstile.end(grant, outcome, retry_after_s)
 
     async def _scrape(self, client: ChatClient) -> None:
         """Read the endpoint's own figures every second; less often where there are none."""
@@ -335,5 +271,5 @@ class EndpointPool:
             found = await client.load()
             if found is not None:
                 self._balancer.report_load(client.url, loop_time(), *found)
-                self._dispatch()
+                self._turnstile.dispatch()
             await asyncio.sleep(SCRAPE_S if found is not None else SCRAPE_AGAIN_S)

@@ -296,6 +296,7 @@ def test_a_client_that_goes_away_frees_its_place(wait_until: Wait) -> None:
 BAD_CHATS: list[dict[str, Any]] = [
     {"messages": []}, {"messages": "hello"}, {"messages": [{"content": "no role"}]}, {"max_tokens": -1},
     {"max_tokens": 2**63}, {"max_tokens": 5000}, {"n": 1_000_000}, {"n": 0}, {"temperature": 3}, {"top_p": 0},
+    {"min_tokens": 9, "max_tokens": 8},
     {"stop": ["x"] * 100_000}, {"logit_bias": {str(i): 1.0 for i in range(2000)}}, {"stream": "yes"},
     {"tool_choice": "required"}, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
     {"response_format": {"type": "xml"}}, {"messages": CHAT["messages"] * 3000},

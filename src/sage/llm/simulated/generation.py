@@ -87,11 +87,13 @@ class Generator:
     def _choice(
         self, asked: wire.Sampling, prompt: bytes, index: int, limit: int, function: wire.Function | None = None
     ) -> Choice:
+        if (asked.min_tokens or 0) > limit:
+            raise Refusal(400, f"min_tokens must be at most max_tokens={limit}", param="min_tokens")
         digest = blake2b(prompt, digest_size=16).hexdigest()
         wanted = Wanted(
             seed=f"{self._seed}/{asked.seed}/{index}/{digest}",
             limit=limit,
-            least=limit if asked.ignore_eos else min(asked.min_tokens or 0, limit),
+            least=limit if asked.ignore_eos else asked.min_tokens or 0,
             stops=asked.stops(),
             function=function,
             format=asked.response_format,

@@ -149,6 +149,8 @@ class Server:
             body = wire.error_body(error.reason, "invalid_request_error")
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
+        except ConnectionError:
+            return web.Response(status=499)  # the client went away: nobody will see it
         finally:
             self._in_flight.discard(transport)
 
