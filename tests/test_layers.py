@@ -56,6 +56,7 @@ LAZY_MODULES = {
     "sage.runtime.asynchronous",  # asyncio takes 40 ms
     "sage.runtime.eventloop",  # the same
     "sage.runtime.async_worker",  # the same
+    "sage.runtime.watched_async",  # the same
     "sage.runtime.durability.directory",  # SQLite
     "sage.runtime.durability.near",  # SQLite
     "sage.runtime.durability",  # the same

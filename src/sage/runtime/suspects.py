@@ -8,7 +8,7 @@ on. A record that was under way in two deaths, and the only one in the last of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ class Try(NamedTuple):
     step: str
     """The first of its task."""
     rid: str
+
+
+Say = Callable[[str, Try | None], None]
+"""The worker, and what it is at. Returns when the driver will know, whatever becomes of this process."""
 
 
 @dataclass(frozen=True, slots=True)

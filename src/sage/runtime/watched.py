@@ -5,7 +5,6 @@ Of async steps as many calls are under way as ever (`watched_async.py`). Threads
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sage.flow.graph import Mode, TaskPlan
@@ -15,13 +14,11 @@ from sage.runtime.failures import Failures, poison
 from sage.runtime.inbox import Supply
 from sage.runtime.ledger import MAX_OPEN_RECORDS
 from sage.runtime.stats import StepStats
-from sage.runtime.suspects import Try, Watch
+from sage.runtime.suspects import Say, Try, Watch
 
 if TYPE_CHECKING:
     from sage.runtime.asynchronous import AsyncStage
-
-Say = Callable[[str, Try | None], None]
-"""The worker, and what it is at. Returns when the driver will know, whatever becomes of this process."""
+    from sage.runtime.watched_async import Solitude
 
 
 class WatchedWiring(CrossingWiring):
@@ -31,15 +28,14 @@ class WatchedWiring(CrossingWiring):
         super().__init__(*parts, **more)
         self._watch = watch
         self._say = say
-        self._async: dict[str, Any] = {}
-        """What all watched async stages share, once there is one."""
+        self._solitude: Solitude | None = None
+        """Of all async calls here, once there is such a step."""
 
     def async_stage(self, *parts: Any, **more: Any) -> AsyncStage:
         from sage.runtime.watched_async import Solitude, WatchedAsyncStage  # asyncio takes 40 ms to import
 
-        shared = self._async or {"watch": self._watch, "say": self._say, "solitude": Solitude()}
-        self._async = shared
-        return WatchedAsyncStage(*parts, **shared, **more)
+        self._solitude = self._solitude or Solitude()
+        return WatchedAsyncStage(*parts, watch=self._watch, say=self._say, solitude=self._solitude, **more)
 
     def supply(self, task: TaskPlan, instance: int, worker: str) -> Supply:
         supply = super().supply(task, instance, worker)

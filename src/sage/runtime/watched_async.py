@@ -11,8 +11,7 @@ from sage.runtime.asynchronous import AsyncStage
 from sage.runtime.failures import poison
 from sage.runtime.ledger import MAX_OPEN_RECORDS
 from sage.runtime.order import Turn
-from sage.runtime.suspects import Try, Watch
-from sage.runtime.watched import Say
+from sage.runtime.suspects import Say, Try, Watch
 
 
 class Solitude:
