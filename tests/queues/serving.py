@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import zmq
+
 from sage.queues import LocalQueue
 from sage.queues.measured import MeasuredQueue
 from sage.queues.remote.keys import new_key
@@ -14,6 +16,15 @@ from sage.queues.remote.server import QueueServer
 from sage.queues.remote.zeromq import ZeroMQConnection
 
 KEY = new_key()
+
+
+def start_collector_of_pyzmq() -> None:
+    """pyzmq keeps one for the process, from the first large message on: it is not what a test left behind."""
+    with zmq.Context() as context, context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
+        here.bind("inproc://large")
+        there.connect("inproc://large")
+        here.send(bytes(1 << 20), copy=False)
+        there.recv()
 
 
 class Served:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 from proxy import Proxy
-from serving import KEY, Served
+from serving import KEY, Served, start_collector_of_pyzmq
 
 from patience import DEADLINE_S
 from ports import free_port
@@ -40,13 +39,8 @@ Wait = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def collector_of_pyzmq() -> None:
-    """pyzmq keeps one for the process, from the first large message on: it is not what a test left behind."""
-    with zmq.Context() as context, context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
-        here.bind("inproc://large")
-        there.connect("inproc://large")
-        here.send(bytes(1 << 20), copy=False)
-        there.recv()
+def collector() -> None:
+    start_collector_of_pyzmq()
 
 
 @pytest.fixture

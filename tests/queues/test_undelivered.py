@@ -15,7 +15,7 @@ import pytest
 from making import made
 from processes import Other
 from proxy import Proxy
-from serving import KEY, Served
+from serving import KEY, Served, start_collector_of_pyzmq
 
 from patience import DEADLINE_S
 from sage.errors import QueueError
@@ -36,6 +36,11 @@ from sage.queues.sage import SageQueue
 
 Make = Callable[..., tuple[SharedMemoryQueueDescriptor, SharedMemoryQueue[Any]]]
 LARGE = bytes(200_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collector() -> None:
+    start_collector_of_pyzmq()
 
 
 @pytest.fixture
