@@ -24,7 +24,7 @@ from sage.bench.statistics import estimate, p_value, percentile
 from sage.bench.texts import shown, summary, table
 from sage.bench.validation import Agreement, validate
 from sage.bench.virtual import VirtualCluster
-from sage.errors import ClusterError, InternalError, StorageError, UsageError
+from sage.errors import ClusterError, InternalError, SageError, StorageError, UsageError
 
 SMALL = Options(tasks=40, repeat=2, nodes=(1, 2), pipeline="compute")
 CASE = Case("small", 1, nodes=2, slots=2, loads=(Load("compute", "compute", 40),))
@@ -89,10 +89,10 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
 
 
 def test_an_experiment_leaves_everything_behind(tmp_path: Path) -> None:
-    for _ in range(2):
-        report = run_experiment(EXPERIMENTS["scaling"], VirtualCluster(), SMALL, tmp_path)
-        publish(report, tmp_path)
     folder = tmp_path / "scaling"
+    before = run_experiment(EXPERIMENTS["scaling"], VirtualCluster(), SMALL, tmp_path)
+    (folder / "metrics.json").write_text(json.dumps(before.to_dict()))
+    publish(run_experiment(EXPERIMENTS["scaling"], VirtualCluster(), SMALL, tmp_path), tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["schema"] == 1
     assert metrics["cluster"] == "virtual time, simulated endpoint"
@@ -103,6 +103,7 @@ def test_an_experiment_leaves_everything_behind(tmp_path: Path) -> None:
     compared = (folder / "comparison.txt").read_text()
     assert "published" in compared
     assert "Beside the last run" in compared
+    assert compared.count("Too few repeats for a test of significance") == 2
     assert "\\toprule" in (folder / "tables.tex").read_text()
     assert (folder / "throughput.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "throughput.svg").read_text()
@@ -216,7 +217,14 @@ def test_a_real_engine_runs_the_same_cases(tmp_path: Path) -> None:
     assert set(run.rows.node) == {0, 1}
     asked = cluster.run(Case("rag", 1, nodes=1, slots=4, loads=(Load("rag", "rag", 8),)), 0)
     assert min(asked.rows.execution_s) > 0.1
+    assert asked.figures["ideal_per_s"] > 0
     check_rows(Case("rag", 1, loads=(Load("rag", "rag", 8),)), asked.rows)
+
+
+def test_real_runs_are_scheduled_as_the_case_says() -> None:
+    case = Case("compute", 1, nodes=2, slots=1, scheduler="nobody's", loads=(Load("compute", "compute", 2),))
+    with pytest.raises(SageError, match="E246"):
+        EngineCluster("local").run(case, 0)
 
 
 def test_no_more_are_on_their_way_than_a_load_says() -> None:
