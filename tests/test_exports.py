@@ -49,7 +49,7 @@ EXPORTS = {
         balance_of bottleneck_of computing nodes_of pipeline_named read_trace simulate
     """,
     "sage.testing": """
-        check_queue check_queue_bytes check_scheduler check_sink check_source
+        check_queue check_queue_bytes check_queue_ends check_scheduler check_sink check_source
     """,
     "sage.testing.network": """
         Crossed Host Link Network RayCluster Wire

@@ -429,7 +429,7 @@ class Server:
         self.places = queue.reserve(10)
         self.frames: list[Frame] = []
 
-    def settle(self, timeout_s: float, *, places: bool = True) -> None:
+    def settle(self, timeout_s: float, *, places: bool = True, items: bool = False) -> None:
         for frame in self.frames:
             assert self.queue.put_frame(frame)
             self.places -= frame.items

@@ -135,10 +135,10 @@ class Gathering:
             what = f"{len(lost)} items could not leave this process: there was no room for them in time"
             raise QueueError("E515", what, try_="get items before the last producer ends, or wait_for_pending_puts()")
 
-    def settle_server(self, timeout_s: float) -> None:
-        """Have the server, if there is one, settle with other machines."""
+    def settle_server(self, timeout_s: float, *, items: bool = False) -> None:
+        """Have the server, if there is one, settle with other machines; with `items` because there are none here."""
         if (server := self.server) is not None:
-            server.settle(timeout_s)
+            server.settle(timeout_s, items=items)
 
     def watch(self) -> None:
         """Answer calls, from now on."""
@@ -162,7 +162,7 @@ class Gathering:
                     self.settle()
             if called and not self._ended:
                 self._ring.give_back()
-                self.settle_server(_SERVER_S)
+                self.settle_server(_SERVER_S, items=not self._ring.depth())
 
     # --- all that follows is called under the lock ---
 

@@ -102,7 +102,7 @@ class LocalQueue(Store[Item], Queue[Item]):
             raise ValueError("'count' must be at least 1")
         with self._lock:
             self._batch_gets += 1
-            batch = self._take_items(count)
+            batch = self._take_items(count) if self._has_items() else []
         if not batch:
             batch = self._wait_for_items(partial(self._take_items, count), True, timeout)
         if self._putters:

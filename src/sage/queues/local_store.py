@@ -22,7 +22,7 @@ from operator import length_hint
 from threading import TIMEOUT_MAX, Lock
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from sage.errors import QueueError
+from sage.errors import QueueClosed, QueueError
 from sage.queues.bells import Bells, hang_up, ring, take_down
 from sage.queues.queue import Empty, Full, Item, closed_error, deadline_of
 from sage.queues.serving import Settles
@@ -202,11 +202,11 @@ class Store(Generic[Item]):
     def _has_place(self) -> bool:
         return self._outstanding() + self._reserved + self._held < self._limit
 
-    def _settle(self, *, places: bool) -> bool:
+    def _settle(self, *, places: bool, items: bool = False) -> bool:
         """Whether there is a server that had remote ends settle."""
         server = self._server
         if server is not None:
-            server.settle(_SETTLE_S, places=places)
+            server.settle(_SETTLE_S, places=places, items=items)
         return server is not None
 
     def _ring_after(self, count: int) -> None:
@@ -240,15 +240,15 @@ class Store(Generic[Item]):
         if block and timeout is None and not self._inbox:  # then it is dear to look a first time under the lock
             self._sleep(hang_up(self._getters), self._getting, self._may_get, None)
         with self._lock:
-            taken = self._take_item()
+            taken = self._take_item() if self._has_items() else None
         return taken[0] if taken else self._wait_for_items(self._take_item, block, timeout)[0]
 
     def _wait_for_items(self, attempt: Callable[[], _Result | None], block: bool, timeout: float | None) -> _Result:
         deadline = None if block and timeout is None else deadline_of(timeout if block else 0.0, time.monotonic())
         try:
             return self._wait(attempt, self._has_items, self._getting, deadline)
-        except Empty:
-            if self._settle(places=False) and (items := self._attempt(attempt)):
+        except (Empty, QueueClosed):  # perhaps not yet: consumers on other machines may have been sent some ahead
+            if self._settle(places=False, items=True) and (items := self._attempt(attempt)):
                 return items
             raise
 

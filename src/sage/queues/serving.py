@@ -20,9 +20,10 @@ from sage.queues.frames import Frame
 class Settles(Protocol):
     """A server, as the queue that it serves sees it."""
 
-    def settle(self, timeout_s: float, *, places: bool = True) -> None:
+    def settle(self, timeout_s: float, *, places: bool = True, items: bool = False) -> None:
         """Have remote producers send what they hold, and with `places` give back those that they do not use; have
-        remote consumers tell what they got. If the queue is closed, they are told.
+        remote consumers tell what they got, and with `items` return what they did not get. If the queue is closed, they
+        are told.
 
         Returns when all have, or after `timeout_s`: those that did not answer by then keep what they have. At once
         where nobody holds anything.

@@ -226,12 +226,10 @@ class SharedMemoryQueue(Queue[Item]):
         self._become(CONSUMER)
         closed = self._ring.closed
         claims = self._ring.claims()
-        try:
-            frames = self._ring.get_frames(count)
-        except Unreadable as error:
-            raise self._unreadable(error) from error.__cause__
+        frames = self._ring.get_frames(count)
         if not frames and closed:
-            if self._waiting.is_settled(claims, self._ring.getting) and self._ring.end():
+            is_over = self._waiting.is_settled(claims, self._ring.getting)
+            if is_over and (self._ring.claims().away or self._ring.end()):  # what is away may come back
                 raise closed_error(self._descriptor.queue_id)
             self._waiting.call(claims)
         return frames

@@ -88,6 +88,7 @@ class Waiting:
     ) -> _Result:
         """Attempt until it brings something, the queue is at its end, or nobody is left at the other end."""
         watched = time.monotonic()
+        asked = 0  # items that were away when others were called last
         patience: float | None = None  # until when others may take their time to give up what they hold
         while True:
             side.expect()
@@ -98,7 +99,8 @@ class Waiting:
                 return result
             now = time.monotonic()
             if closed or (deadline is not None and now >= deadline):
-                settled = self.is_settled(claims, side) and (patience is not None or not claims.away)
+                away = max(claims.away, self._ring.claims().away)  # perhaps all went away since then
+                settled = self.is_settled(claims, side) and away == asked
                 patience = patience or now + SETTLE_S
                 if now >= patience or settled or (closed and nothing is Full):
                     if not closed:
@@ -110,7 +112,8 @@ class Waiting:
                 if now - watched >= _WATCH_S:
                     self._ring.recover()
                     watched = now
-                self.call(claims)
+                asked = away
+                self.call(claims, items=nothing is Empty)
                 side.bell.wait(_CALL_AGAIN_S)
                 continue
             if now - watched >= _WATCH_S:
@@ -152,10 +155,10 @@ class Waiting:
             self.call(self._ring.claims())
             side.bell.wait(_CALL_AGAIN_S)
 
-    def call(self, claims: Claims) -> None:
-        """Have everybody give up what they hold, this process first."""
+    def call(self, claims: Claims, *, items: bool = False) -> None:
+        """Have everybody give up what they hold, this process first; with `items` also those that others were sent."""
         self._gathering.settle()
-        self._gathering.settle_server(SETTLE_S)
+        self._gathering.settle_server(SETTLE_S, items=items)
         self._ring.call_holders(claims)
 
     def is_settled(self, claims: Claims, side: Side) -> bool:

@@ -152,18 +152,18 @@ class Consumer:
 
     def _is_empty(self, count: int) -> bool:
         """Ask the server: it sends up to `count` items, or knows that there is none."""
-        self._ask(count, lambda: bool(self._items or self._frames))
+        self._ask("items", count, lambda: bool(self._items or self._frames))
         return not self._items and not self._frames
 
     def _wait_for_more(self, count: int) -> None:
         """The server was not asked for more than is here: have it send up to `count` more, if it has them."""
         if self._broken is None and not self._ended:
-            self._ask(count, lambda: self._broken is not None or self._ended)
+            self._ask("more", count, lambda: self._broken is not None or self._ended)
 
-    def _ask(self, count: int, is_enough: Callable[[], bool]) -> None:
+    def _ask(self, what: str, count: int, is_enough: Callable[[], bool]) -> None:
         number = next(self._numbers)
         self._questions.add(number)
-        self._link.send(Ask(self._port, number, "items", count))
+        self._link.send(Ask(self._port, number, what, count))
         until = time.monotonic() + GRACE_S
         while number in self._questions and not is_enough() and (left := until - time.monotonic()) > 0:
             self._changed.wait(left)
@@ -229,7 +229,7 @@ class Consumer:
     def withdraw(self) -> bool:
         """Want nothing any more; whether there is, or may come, something that nobody gets here."""
         with self._lock:
-            if self._broken is not None or self._ended or not self._allowed:
+            if self._broken is not None or not self._allowed:
                 return False
             is_left = self._allowed > self._received or bool(self._items or self._frames)
             self._allowed = self._received
@@ -268,14 +268,18 @@ class Consumer:
             self._ended = True
             self._changed.notify_all()
 
-    def recalled(self, *, items: bool) -> int:
+    def recalled(self, *, items: bool, at_once: bool) -> int:
         """How many items are not here any more; the server is about to hear it.
 
-        With `items` others wait for some: where callers get none for a while, what is here is returned.
+        With `items` others wait for some, and what is here is returned: `at_once`, for else they would be told that
+        there is none, or where callers get none for a while.
         """
         with self._lock:
-            if items and self._is_left_alone(time.monotonic()) and (self._items or self._frames):
+            here = bool(self._items or self._frames)
+            if items and here and (at_once or self._is_left_alone(time.monotonic())):
                 self._give_back()
+            elif items and at_once:
+                self._tell(self._done + self._callers)  # the server sends nothing before
             self._told = max(self._told, self._done)
             return self._done
 

@@ -11,13 +11,14 @@ from sage.errors import QueueClosed, QueueError
 from sage.queues.frames import Frame
 from sage.queues.remote.messages import Ask, Ended, Recall, of_frame
 from sage.queues.remote.ports import Port
-from sage.queues.remote.settling import WAIT_S, Settling
+from sage.queues.remote.settling import NEVER, WAIT_S, Settling
 from sage.queues.serving import Served
 
 _AT_ONCE = 1_000
 _FRAME_BYTES = 256 * 1024
 CALL_S = 0.05
 """How often those who hold items for which others wait are asked for them."""
+_LAST_S = 1.0
 
 
 class Feeding(Settling):
@@ -25,11 +26,11 @@ class Feeding(Settling):
 
     def __init__(self, queue: Served, wake: Callable[[], None]) -> None:
         super().__init__(queue, wake)
-        self._feeding = threading.Lock()  # from taking items to sending them; taken before `_lock`
         self._item_bytes = 64.0  # of late
         self._feeder: threading.Thread | None = None
         self._returned: deque[Frame] = deque()  # that were sent to consumers who did not get them, the oldest first
         self._called_at = 0.0
+        self._last_until = NEVER  # how long those that hold the last items of a closed queue are waited for
 
     def resume(self) -> None:
         """A client to which too much was on its way can be sent more."""
@@ -69,13 +70,17 @@ class Feeding(Settling):
                     self._changed.wait()
                 if self._ending:
                     return
-            if not self._feed():
-                self.queue.wait_for_items(CALL_S if self._call_for_items() else WAIT_S)
+            if self._feed():
+                continue
+            is_called = self._call_for_items()
+            if is_called and self.queue.closed:  # then the queue does not wait
+                with self._lock:
+                    self._changed.wait(CALL_S)
+            else:
+                self.queue.wait_for_items(CALL_S if is_called else WAIT_S)
 
     def _call_for_items(self) -> bool:
         """Ask consumers for what they were sent and nobody gets there; whether any could have it for somebody else."""
-        if self.queue.closed:
-            return False
         now = time.monotonic()
         with self._lock:
             takers = [port for port in self._ports if port.takes_items]
@@ -85,6 +90,11 @@ class Feeding(Settling):
                 for port in holders:
                     port.client.send(Recall(port.number, 0, False, False, True))
             return bool(holders)
+
+    def _awaits_last(self, now: float) -> bool:
+        """The queue is closed and empty: whether somebody holds what others may have, for a second at most."""
+        self._last_until = min(self._last_until, now + _LAST_S)
+        return now < self._last_until and self._call_for_items()
 
     def _return(self, port: Port, frame: Frame) -> None:
         """`port` was sent these items, and does not want them. They keep their places."""
@@ -96,9 +106,9 @@ class Feeding(Settling):
 
     def _take_back(self, port: Port) -> None:
         """What `port` returned is in the queue again; where that has no room for it now, it is what is sent next."""
-        frames, port.returned = port.returned, []
-        if frames:
+        if port.returned:
             with self._feeding:
+                frames, port.returned = port.returned, []
                 self._returned.extendleft(reversed(self.queue.put_back(frames)))
 
     def _next_port(self) -> Port | None:
@@ -122,8 +132,10 @@ class Feeding(Settling):
             try:
                 frames = [self._returned.popleft()] if self._returned else self.queue.take_frames(count)
             except QueueClosed:
-                self._tell_ended()
+                if not self._awaits_last(time.monotonic()):
+                    self._tell_ended()
                 return False
+            self._last_until = NEVER
             for frame in frames:
                 self._deliver(port, frame)
             return bool(frames)
@@ -146,7 +158,7 @@ class Feeding(Settling):
         if self._feed_asked(port, question):
             answer()
         else:
-            self._settle(False, answer, items=True)
+            self._settle(False, answer, items=question.what == "items", asker=port)
 
     def _feed_asked(self, port: Port, question: Ask) -> bool:
         with self._lock:

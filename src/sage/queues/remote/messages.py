@@ -135,8 +135,9 @@ class Ask(_Message, tag=14, frozen=True):
     """Client: a question, answered by `Answer` with the same number.
 
     ``room``: reserve up to `count` places and `size` bytes for me, or tell me that there are none. ``items``: send me
-    up to `count` items, or tell me that it is empty. ``size``: how many items are in it. ``depth``: the same, as far as
-    the server knows. ``close``: close it. ``look``: accept what I sent.
+    up to `count` items, or tell me that it is empty. ``more``: the same, but leave others what they were sent.
+    ``size``: how many items are in it. ``depth``: the same, as far as the server knows. ``close``: close it. ``look``:
+    accept what I sent.
     """
 
     number: Total

@@ -83,8 +83,8 @@ class Port:
 
     @property
     def holds_items(self) -> bool:
-        """Whether it was sent some that nobody got, as far as it told."""
-        return self.delivered > self.confirmed and not self.is_silent
+        """Whether others could have items that were sent to it."""
+        return self.is_away and not self.is_silent
 
     def is_worth_asking(self, closed: bool) -> bool:
         """Whether a recall may change anything, `closed` telling whether the queue is."""
@@ -93,4 +93,9 @@ class Port:
     @property
     def holds_something(self) -> bool:
         """Whether others could have it."""
-        return self.places > 0 or self.size > 0 or self.delivered > self.confirmed
+        return self.places > 0 or self.size > 0 or self.is_away
+
+    @property
+    def is_away(self) -> bool:
+        """Whether items that were sent to it are neither known to be got nor in the queue again."""
+        return self.delivered > self.confirmed or bool(self.returned)

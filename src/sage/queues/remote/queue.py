@@ -206,7 +206,8 @@ class RemoteQueue(Queue[Item]):
             case Recall(round=number, places=places, closed=closed, items=items):
                 self._closed = self._closed or closed
                 back, size = self._producer.recalled(places=places, closed=closed)
-                self._link.send(Settled(self._port, number, back, self._consumer.recalled(items=items), size))
+                got = self._consumer.recalled(items=items, at_once=number > 0)
+                self._link.send(Settled(self._port, number, back, got, size))
                 self._producer.settled()
             case Answer():
                 self._answered(message)

@@ -91,7 +91,7 @@ class Service(Taking, Feeding):
         match question.what:
             case "room":
                 self._ask_room(port, question)
-            case "items":
+            case "items" | "more":
                 self._ask_items(port, question)
             case "size":
                 self._settle(False, lambda: self._answer(port, question, self.queue.size()))

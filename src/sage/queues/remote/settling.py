@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from sage.queues.remote.messages import Answer, Ask, Recall
 from sage.queues.remote.ports import Port
@@ -32,6 +33,7 @@ class Settling:
     def __init__(self, queue: Served, wake: Callable[[], None]) -> None:
         self.queue = queue
         self._wake = wake
+        self._feeding = threading.Lock()  # from taking items to sending them; taken before `_lock`
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._ports: list[Port] = []
@@ -39,29 +41,39 @@ class Settling:
         self._round = 0
         self._ending = False
 
-    def settle(self, timeout_s: float, *, places: bool = True) -> None:
+    def settle(self, timeout_s: float, *, places: bool = True, items: bool = False) -> None:
         """See `Settles`."""
         done = threading.Event()
-        self._settle(places, done.set, timeout_s, items=not places)
+        self._settle(places, done.set, timeout_s, items=items)
         done.wait(timeout_s)
 
     def _settle(
-        self, places: bool, then: Callable[[], None], timeout_s: float = SETTLE_S, *, items: bool = False
+        self,
+        places: bool,
+        then: Callable[[], None],
+        timeout_s: float | None = None,
+        *,
+        items: bool = False,
+        asker: Port | None = None,
     ) -> None:
-        """Recall what clients hold, and do `then` when all have answered or it is too late.
+        """Recall what clients hold, and do `then` when all have answered, or after `timeout_s` (`SETTLE_S`).
 
-        With `items` somebody waits for some: also those that were sent to consumers which do not get them.
+        With `items` somebody, perhaps the `asker`, is about to be told that there are none: also what was sent to
+        others and not got.
         """
-        with self._lock:
+        with self._feeding if items else nullcontext(), self._lock:
             closed = self.queue.closed
-            items = items and not closed
             asked = {port for port in self._ports if port.is_worth_asking(closed)}
             if asked:
                 self._round += 1
-                self._rounds[self._round] = _Round(asked, time.monotonic() + timeout_s, then)
+                until = time.monotonic() + (SETTLE_S if timeout_s is None else timeout_s)
+                self._rounds[self._round] = _Round(asked, until, then)
             for port in asked:
                 port.knows_closed = closed
-                port.client.send(Recall(port.number, self._round, places, closed, items))
+                returns = items and port is not asker
+                if returns:
+                    port.upto = port.delivered  # it is sent nothing that could overtake what it returns
+                port.client.send(Recall(port.number, self._round, places, closed, returns))
         if asked:
             self._wake()
         else:
