@@ -13,6 +13,7 @@ import random
 import select
 import signal
 import sqlite3
+import sys
 import threading
 import time
 import traceback
@@ -35,6 +36,18 @@ from sage.runtime.durability.slots import left_in_flight
 
 FULL = os.environ.get("SAGE_FAULTS") == "full"
 """All of it (``make faults``), or what fits into a run of the tests."""
+ALONE = f"""
+import json, sys
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+from pathlib import Path
+from harness import Workload
+try:
+    result = Workload(Path.cwd(), records=60, call_s=0.0).run()
+    print(json.dumps(result.error.code if result.error else "SUCCEEDED"))
+except Exception as error:
+    print(json.dumps(getattr(error, "code", repr(error))))
+"""
+"""A program that is one run, of a small workload in its folder."""
 Hook = Callable[[], None]
 """Called in the process of a run, before it begins."""
 

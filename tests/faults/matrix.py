@@ -67,7 +67,7 @@ ROWS = (
         "faults/test_full_disk.py", "connectors/test_outputs.py", "jobs/test_survival.py::test_a_full_disk",
     )),
     Row(21, "I/O errors", ("faults/test_io_errors.py",)),
-    Row(22, "power loss", ()),
+    Row(22, "power loss", ("faults/test_power_loss.py",)),
     Row(23, "memory", ("jobs/test_limits.py",)),
     Row(24, "poison record", (
         "engine/test_durable.py::test_a_record_that_kills_its_process_is_a_dead_letter_after_three_deaths",

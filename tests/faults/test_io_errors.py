@@ -7,19 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import FULL, History, Workload
+from harness import ALONE, FULL, History, Workload
 
-RUN = """
-import json, sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-from harness import Workload
-try:
-    result = Workload(Path("."), records=60, call_s=0.0).run()
-    print(json.dumps(result.error.code if result.error else "SUCCEEDED"))
-except Exception as error:
-    print(json.dumps(getattr(error, "code", repr(error))))
-"""
 CODES = {"E602", "E556", "E611", "E552", "SUCCEEDED"}
 """The journal, an output or the folder; or the fsync that fails comes too late to matter."""
 
@@ -30,9 +19,8 @@ CODES = {"E602", "E556", "E611", "E552", "SUCCEEDED"}
 def test_an_fsync_that_fails_is_never_tried_again(tmp_path: Path, point: int, call: str) -> None:
     workload = Workload(tmp_path, records=60, call_s=0.0)
     workload.prepare()
-    script = RUN.format(path=[str(Path(__file__).parent), *sys.path])
     inject = [f"--trace={call}", f"--inject={call}:error=EIO:when={point}+"]
-    command = ["strace", "-f", "-o", "/dev/null", *inject, sys.executable, "-c", script]
+    command = ["strace", "-f", "-o", "/dev/null", *inject, sys.executable, "-c", ALONE]
     told = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout.splitlines()[-1]) in CODES

@@ -38,7 +38,7 @@ def test_a_crash_where_something_becomes_safe_is_survived(tmp_path: Path, point:
     assert history.violations() == []
 
 
-@pytest.mark.parametrize("point", range(1, 31) if FULL else (3, 6, 12))
+@pytest.mark.parametrize("point", range(1, 21) if FULL else (3, 6, 12))
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "async"])
 def test_a_job_that_adopts_what_another_paid_may_be_killed_too(tmp_path: Path, point: int, threads: bool) -> None:
     workload = Workload(tmp_path, records=60, call_s=0.0, threads=threads, reuse=tmp_path / "shared")

@@ -30,6 +30,7 @@ class Workload:
     ordered: bool = False
     threads: bool = False
     retries: int = 0
+    processes: int = 1
     reuse: Path | None = None
     index: bool = False
     """Into a search index, too."""
@@ -37,7 +38,7 @@ class Workload:
     @property
     def most_in_flight(self) -> int:
         """On threads, calls one after the other that take less than 5 ms share a commit; these take as long."""
-        return self.concurrency if self.threads else most_in_flight(self.concurrency)
+        return self.processes * (self.concurrency if self.threads else most_in_flight(self.concurrency))
 
     def prepare(self) -> None:
         lines = (json.dumps({"n": n, "key": n % KEYS}) for n in range(self.records))
@@ -64,7 +65,7 @@ class Workload:
         return pipeline
 
     def run(self) -> sage.RunResult:
-        options = sage.RunOptions(job_dir=self.folder / "job", reuse=self.reuse)
+        options = sage.RunOptions(job_dir=self.folder / "job", reuse=self.reuse, processes=self.processes)
         return sage.start(self.pipeline(), options).wait(DEADLINE_S)
 
 

@@ -236,6 +236,9 @@ def _engine(address: Any, dialect: str) -> Any:
         address, poolclass=alchemy.pool.NullPool, hide_parameters=True, connect_args=arguments
     )
     if dialect == "sqlite":  # Python's sqlite3 begins no transaction before a savepoint, and takes its lock late
+        from sage.connectors.sqlite_table import SAFE
+
+        alchemy.event.listen(engine, "connect", lambda connection, _: connection.execute(SAFE))
         alchemy.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 

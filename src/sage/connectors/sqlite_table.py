@@ -17,6 +17,10 @@ from sage.flow.sink import Rejected, Writer
 _ROW_ERRORS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
+SAFE = "PRAGMA synchronous = EXTRA"
+"""A commit ends with the removal of a file, and only so is that safe too: else a loss of power takes it back."""
+
+
 class Table:
     """One table in an open database. Every error of SQLite leaves as a `SinkError` that names both."""
 
@@ -30,6 +34,7 @@ class Table:
             self.connection = sqlite3.connect(
                 uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
+            self.connection.execute(SAFE)
 
     def check(self, columns: Sequence[str]) -> None:
         """Raise `SinkError` if the table is there and lacks the key, its uniqueness, or one of `columns`."""

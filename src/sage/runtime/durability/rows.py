@@ -70,9 +70,11 @@ class Rows:
             connection = sqlite3.connect(draft, isolation_level=None)
             try:
                 for statement in (
+                    "BEGIN",
                     *_SCHEMA.values(),
                     f"PRAGMA application_id = {APPLICATION}",
                     f"PRAGMA user_version = {FORMAT}",
+                    "COMMIT",
                 ):
                     connection.execute(statement)
             finally:
