@@ -17,6 +17,7 @@ from virtual import (
 
 from sage.llm.simulated.clients import Client, Fixed, Sizes, VirtualEndpoint, adaptive
 from sage.llm.simulated.profile import profile_named
+from sage.scheduling.elasticity import Point, knee
 from sage.scheduling.limiter import AdaptiveLimit
 
 PEAKED = profile_named("peaked")
@@ -75,7 +76,7 @@ def test_it_follows_a_change_of_capacity_within_30_s(factor: float, goal: float)
 def test_any_endpoint(kind: str, sizes: Sizes) -> None:
     """Endpoints drawn at random, of three kinds, with requests of all sizes."""
     ratios, latencies = [], []
-    for seed in range(12):
+    for seed in range(9):
         chance = random.Random(seed)
         best = round(math.exp(chance.uniform(math.log(4), math.log(160))))
         fixed_s = chance.uniform(0.006, 0.02)
@@ -95,6 +96,18 @@ def test_any_endpoint(kind: str, sizes: Sizes) -> None:
     # Rounds of long prompts and long answers in turn are the noisiest: there it errs more, and upward.
     assert min(ratios) >= (0.8 if sizes is long_and_short else 0.9)
     assert median(latencies) <= (1.6 if sizes is long_and_short else 1.2)
+
+
+def test_a_knee_within_a_leap_is_found_and_a_smooth_curve_has_none() -> None:
+    def point(n: float, x: float) -> Point:
+        return Point(math.log(n), math.log(x), 0.0)
+
+    found = knee(0.95, point(16, 16), point(64, 24))
+    assert found is not None
+    assert math.exp(found) == pytest.approx(24)
+    assert knee(0.95, point(16, 16), point(64, 40)) is None
+    assert knee(0.5, point(16, 16), point(64, 24)) is None
+    assert knee(0.95, point(16, 16), point(18, 16)) is None
 
 
 def test_few_requests_neither_raise_nor_lower_it() -> None:

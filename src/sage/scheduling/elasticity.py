@@ -21,6 +21,9 @@ DOUBT, DOUBT_PROMPTS = 0.004, 0.01
 CROWD = 0.3
 """The most that one prompt token per output token can take from ln X: prompts are cheaper by the token."""
 
+LEAP, STEEP, FLAT = 0.3, 0.7, 0.35
+"""Of ln N; and e before such a leap and on average within it, between which no curve without a corner falls so soon."""
+
 
 class Point(NamedTuple):
     """What one round measured."""
@@ -45,6 +48,14 @@ def fall(last: Point, point: Point) -> float:
     """Of ln X, by more than fewer requests in flight and longer prompts explain."""
     explained = max(0.0, last.log_in_flight - point.log_in_flight) + CROWD * max(0.0, point.prompts - last.prompts)
     return last.log_throughput - point.log_throughput - explained
+
+
+def knee(before: float, last: Point, point: Point) -> float | None:
+    """ln N at which the throughput stopped growing, where that was within one leap: up to there each request brought as
+    much as those before it, where e was `before`."""
+    leap = point.log_in_flight - last.log_in_flight
+    more = max(0.0, point.log_throughput - last.log_throughput)
+    return last.log_in_flight + more if before > STEEP and leap > LEAP and more < FLAT * leap else None
 
 
 class Elasticity:

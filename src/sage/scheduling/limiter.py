@@ -12,8 +12,9 @@ one more only delays the others, negative beyond a peak. After each round ::
 `w` is the share of the requests in flight that still wait for their first token: where more requests bring nothing (e
 near 0) those that wait should not have been sent. PRICE is what one more request must bring to be worth its latency.
 `boost` grows while one round after another says the same clearly, which makes doubling out of the first rounds and out
-of a change of capacity; it is 1 around the optimum. No latency is compared with a remembered smallest one, so a server
-that became slower or quicker is nothing special.
+of a change of capacity; it is 1 around the optimum. Where answers come whole, and waiting cannot be seen, a doubling
+that meets a hard knee tells where that was: the law alone would need ten rounds to come back to it. No latency is
+compared with a remembered smallest one, so a server that became slower or quicker is nothing special.
 
 The estimate
 ------------
@@ -51,7 +52,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sage.scheduling.elasticity import Elasticity, Point, fall
+from sage.scheduling.elasticity import Elasticity, Point, fall, knee
 from sage.scheduling.rounds import Round
 
 MOST = 1024
@@ -71,6 +72,7 @@ LARGEST_STEP, LARGEST_CUT = 0.7, 0.4
 """Of ln n in one round, up and down: about a doubling, and by a third. Larger cuts went far below the optimum."""
 CLEAR = 0.5
 BOOST, LARGEST_BOOST = 1.5, 6.0
+BEYOND_KNEE = 1.05
 SURPRISED_BOOST = 4.0
 """After a surprise rounds are short at first. With a boost of 2 they were not, and where throughput had collapsed each
 took 20 s."""
@@ -271,8 +273,13 @@ class AdaptiveLimit:
         if not self._elasticity.learn(last, point):
             self._forget()
         waiting_share, elasticity = self._waiting_share(now), self._elasticity.near(math.log(self._center))
-        self._snapshot = (elasticity, waiting_share, math.exp(point.log_throughput), self._snapshot[3] + 1)
-        self._move(self._pull(now, elasticity, waiting_share))
+        before, _, _, rounds = self._snapshot
+        self._snapshot = (elasticity, waiting_share, math.exp(point.log_throughput), rounds + 1)
+        found = None if before is None or self._streamed else knee(before, last, point)
+        if found is None:
+            self._move(self._pull(now, elasticity, waiting_share))
+        else:
+            self._center, self._boost, self._direction = max(1.0, BEYOND_KNEE * math.exp(found)), 1.0, 0.0
 
     def _waiting_share(self, now: float) -> float:
         """Of the requests at the endpoint, those without a first token: by its own report, else by ours."""
