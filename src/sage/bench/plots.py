@@ -21,6 +21,8 @@ TITLE_PAD = 18
 """Points above the bars, where their legend stands."""
 ROOM = 56
 """Letters below all bars together."""
+FEW = 8
+"""Bars whose names have room in letters of the usual size."""
 LINE = 60
 """Letters of a title."""
 LARGE = 1e5
@@ -170,7 +172,8 @@ def _name_bars(axes: Any, cases: Sequence[Case], *, first_word: bool) -> None:
     names = [case.name.split(" ")[0] if first_word else case.name.removesuffix(f" {case.series}") for case in cases]
     wide = max(8, ROOM // len(names))
     lines = [fill(name.replace("_", " "), wide, break_long_words=False) for name in names]
-    axes.set_xticks(range(len(names)), lines, fontsize="small" if max(map(len, names)) > wide else "medium")
+    size = "xx-small" if len(names) > FEW else "small" if max(map(len, names)) > wide else "medium"
+    axes.set_xticks(range(len(names)), lines, fontsize=size)
     axes.grid(visible=False, axis="x")
 
 
