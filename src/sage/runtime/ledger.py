@@ -17,6 +17,8 @@ from sage.runtime.durable import Cut, Progress
 
 MAX_OPEN_RECORDS = 10_000
 """Records read and not yet finished at most, if nothing else is said; then the sources wait."""
+CHUNKS = 8
+"""At least so many chunks are in them: one waits until there is room for all of it, which is empty meanwhile."""
 
 
 class Ledger(ABC):
@@ -24,8 +26,8 @@ class Ledger(ABC):
 
     @property
     @abstractmethod
-    def most_open(self) -> int:
-        """Records that may be open: no source reads more at once."""
+    def most_at_once(self) -> int:
+        """No source reads more records at once."""
 
     @abstractmethod
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
@@ -122,8 +124,8 @@ class Book(Ledger):
             return self._positions.get(partition)
 
     @property
-    def most_open(self) -> int:
-        return self._max_open
+    def most_at_once(self) -> int:
+        return max(1, self._max_open // CHUNKS)
 
     def limit(self, max_open: int) -> None:
         """From now on so many; from any thread."""

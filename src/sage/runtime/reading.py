@@ -53,7 +53,7 @@ class SourceStage(Stage):
             while not control.stopping.is_set():
                 started = perf_counter()
                 with source_errors(self.plan.name):
-                    chunk = reader.read(min(self._size, self.context.ledger.most_open))
+                    chunk = reader.read(min(self._size, self.context.ledger.most_at_once))
                 if chunk is None:
                     self.context.ledger.exhausted(name)
                     return

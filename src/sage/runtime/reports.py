@@ -213,8 +213,8 @@ class WorkerLedger(Ledger):
         """The figures of the worker's stages."""
 
     @property
-    def most_open(self) -> int:
-        return self._at_home().most_open
+    def most_at_once(self) -> int:
+        return self._at_home().most_at_once
 
     def open(self, partition: str, first: int, last: int, records: int, now_s: float) -> Ticket:
         ticket = self._at_home().open(partition, first, last, records, now_s)
