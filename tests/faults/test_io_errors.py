@@ -15,7 +15,7 @@ CODES = {"E602", "E556", "E611", "E552", "SUCCEEDED"}
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
-@pytest.mark.parametrize("point", range(1, 21) if FULL else [5])
+@pytest.mark.parametrize("point", range(1, 21) if FULL else [12])
 def test_an_fsync_that_fails_is_never_tried_again(tmp_path: Path, point: int, call: str) -> None:
     workload = Workload(tmp_path, records=60, call_s=0.0)
     workload.prepare()

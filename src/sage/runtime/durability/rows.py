@@ -82,6 +82,8 @@ class Rows:
         rows = cls(draft)
         try:
             rows.apply(changes)
+            with translated(path):  # to close does the same, but says nothing where it fails
+                rows._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             rows.close()
         with translated(path):
