@@ -61,7 +61,7 @@ def test_a_buffer_that_nobody_empties_is_full_and_every_host_is_seen(engine: Loc
 def test_no_more_is_read_than_may_be_in_flight(engine: LocalEngine, wait_until: Wait) -> None:
     gate = Gate()
     pipeline = sage.Pipeline("test")
-    pipeline.read(Items(range(400))).map(Held(gate), name="held").collect()
+    pipeline.read(Items(range(400))).map(Held(gate), name="held", concurrency=8).collect()
     job = engine.start(pipeline, max_in_flight=5)
     wait_until(lambda: job.snapshot().account.read >= 5)
     assert job.snapshot().account.read == 5
