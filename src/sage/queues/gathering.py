@@ -162,7 +162,8 @@ class Gathering:
                     self.settle()
             if called and not self._ended:
                 self._ring.give_back()
-                self.settle_server(_SERVER_S, items=not self._ring.depth())
+                wanted = not self._ring.depth() and not self._peers.is_only_consumer()  # or who calls wants places
+                self.settle_server(_SERVER_S, items=wanted)
 
     # --- all that follows is called under the lock ---
 

@@ -38,6 +38,7 @@ class Feeding(Settling):
             self._changed.notify_all()
 
     def _demand(self, port: Port, upto: int, got: int) -> None:
+        self._take_back(port)  # before it is sent what was put later
         if upto < port.upto:
             with self._feeding:  # what is being sent is sent before anything that its client hears after this
                 port.upto = upto
@@ -83,8 +84,9 @@ class Feeding(Settling):
         """Ask consumers for what they were sent and nobody gets there; whether any could have it for somebody else."""
         now = time.monotonic()
         with self._lock:
-            takers = [port for port in self._ports if port.takes_items]
-            holders = [port for port in self._ports if port.holds_items and takers != [port]]
+            takers = {port for port in self._ports if port.takes_items}
+            is_wanted = self.queue.is_wanted()
+            holders = [port for port in self._ports if port.holds_items and (is_wanted or takers - {port})]
             if holders and now - self._called_at >= CALL_S:
                 self._called_at = now
                 for port in holders:
@@ -97,7 +99,7 @@ class Feeding(Settling):
         return now < self._last_until and self._call_for_items()
 
     def _return(self, port: Port, frame: Frame) -> None:
-        """`port` was sent these items, and does not want them. They keep their places."""
+        """`port` was sent these items, and does not want them. They keep their places. A demand follows the last."""
         with self._lock:
             if frame.items > port.delivered - port.confirmed:
                 raise QueueError("E526", "more items are returned than were sent", got=frame.items)

@@ -62,20 +62,17 @@ class Checkpoints:
         self._over.set()
         if last and self._thread.ident is not None:
             self._thread.join()
-            self._check()
-            self._take()
+            if self._failure is None:
+                self._take()
         self._recorder.check()
 
     def begin_again(self) -> None:
         """The run begins again while it lives: take one more of all that there is, and know no keeper any more. Raises
         what a checkpoint failed with, in case nobody heard it."""
-        self._check()
-        self._take()
-        self._keepers.clear()
-
-    def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+        self._take()
+        self._keepers.clear()
 
     def _run(self) -> None:
         while not self._over.wait(EVERY_S):
