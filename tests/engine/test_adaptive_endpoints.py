@@ -74,7 +74,7 @@ def test_records_wait_in_the_engine(engine: Engine, endpoint: MisbehavingEndpoin
 
     try:
         wait_until(is_settled)
-        wait_until(lambda: 8 <= figures(job).waiting == step_of(job.snapshot()).turns <= 16)
+        wait_until(lambda: 8 <= figures(job).waiting == step_of(job.snapshot()).turns <= 16 + figures(job).limit)
         assert endpoint.peak_in_flight <= figures(job).limit
     finally:
         job.abort()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,7 @@ def test_a_job_directory_is_with_the_driver() -> None:
 
     def call(n: int) -> int:
         calls.append(n)
+        time.sleep(0.006)  # quicker ones share a commit, and more of them are in flight
         return n * n
 
     def pipeline(most: int) -> sage.Pipeline:

@@ -13,7 +13,7 @@ from sage.flow.graph import StepPlan
 from sage.scheduling.limiter import AdaptiveLimit
 
 AHEAD = 8
-"""Calls that wait for their turn, so that one is there when a place becomes free. More (twice as many can come to wait)
+"""Calls that wait for their turn, so that one is there when a place becomes free. More (a few more can come to wait)
 would gain nothing: records wait in the inbox, where they cost nothing."""
 
 
