@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workload import KEYS, Bill, Workload
+from workload import KEYS, Workload
 
 import sage
 from patience import DEADLINE_S
@@ -176,7 +176,7 @@ def _child(workload: Workload, tell: int, hook: Hook | None, kill_at_bill: int |
         if hook is not None:
             hook()
         if kill_at_bill is not None:
-            _die_at(kill_at_bill)
+            _die_at(workload.folder / "bill", kill_at_bill)
         try:
             result = workload.run()
             word = result.status.value if result.error is None else f"{result.status.value} {result.error}"
@@ -189,16 +189,17 @@ def _child(workload: Workload, tell: int, hook: Hook | None, kill_at_bill: int |
         os._exit(0)
 
 
-def _die_at(calls: int) -> None:
-    note = Bill.note
+def _die_at(bill: Path, calls: int) -> None:
+    """The operator stays as it is: with other code it would be another one, whose results are not used."""
+    write = os.write
 
-    def last(bill: Bill, record: Any) -> Any:
-        answer = note(bill, record)
-        if len(_lines(bill.path)) >= calls:
+    def last(descriptor: int, data: bytes) -> int:
+        written = write(descriptor, data)
+        if len(_lines(bill)) >= calls:
             os.kill(os.getpid(), signal.SIGKILL)
-        return answer
+        return written
 
-    Bill.note = last  # type: ignore[method-assign]
+    os.write = last
 
 
 def _read_all(end: int) -> str:

@@ -81,7 +81,7 @@ ROWS = (
     Row(29, "resources", ("connectors/test_outputs.py::test_a_limit_on_the_size_of_files",)),
     Row(30, "endings", ("engine/test_ends.py", "cli/test_interrupt.py", "cli/test_bad_input.py")),
     Row(31, "sink down", ("connectors/test_sql.py", "connectors/test_sqlite.py", "engine/test_ends.py")),
-    Row(32, "soak", ()),
+    Row(32, "soak", ("faults/test_soak.py",)),
 )  # fmt: skip
 
 
