@@ -232,6 +232,30 @@ def test_the_same_descriptor_is_enough_on_another_machine() -> None:
             assert owner.stdout.read().split() == ["[['item']]", "2"]
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_of_one_producer_and_three_consumers_each_array_crosses_between_their_machines_once(owner: str) -> None:
+    size, each = 1_000_000, 4
+    with Network() as network:
+        producing, consuming = network.host("a"), network.host("b")
+        owning = producing if owner == "a" else consuming
+        descriptor = SageQueueDescriptor(host=owning.address, port=5_000)
+        prologue = "import numpy\nfrom sage.queues import QueueDescriptor\n"
+        prologue += f"d = QueueDescriptor.from_json({descriptor.to_json()!r})\n"
+        own = "q = d.create()\nprint('made', flush=True)\ninput()\n"
+        get = f"q = d.open()\nprint(sum(len(q.get()) for _ in range({each})))\nq.detach()"
+        put = f"q = d.open()\nfor _ in range({3 * each}): q.put(numpy.zeros({size}, 'u1'))\nq.detach()"
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "text": True}
+        with owning.popen([sys.executable, "-c", prologue + own], **pipes) as owned:
+            assert owned.stdout.readline() == "made\n"
+            takers = [consuming.popen([sys.executable, "-c", prologue + get], **pipes) for _ in range(3)]
+            producing.run([sys.executable, "-c", prologue + put], check=True, timeout=DEADLINE_S)
+            got = [taker.communicate(timeout=DEADLINE_S)[0] for taker in takers]
+            assert got == [f"{each * size}\n"] * 3
+            assert 1.0 < network.link("a", "b").crossed().bytes / (3 * each * size) < 1.2
+            owned.communicate("\n", timeout=DEADLINE_S)
+
+
 def test_half_an_address_is_none(make: Make) -> None:
     refused("E502", lambda: SageQueueDescriptor(host="127.0.0.1"))
     refused("E502", lambda: SageQueueDescriptor(port=5_000))
