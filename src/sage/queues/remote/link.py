@@ -81,12 +81,15 @@ class Link:
         """The shortest that was seen lately."""
         return self._stream.round_trip_s or 0.0
 
-    def add(self, end: End) -> int:
-        """A new port, whose messages go to `end`."""
+    def new_port(self) -> int:
+        """One that nobody has had."""
         with self._lock:
-            port = next(self._ports)
+            return next(self._ports)
+
+    def add(self, port: int, end: End) -> None:
+        """From now on its messages go to `end`, and this link's thread asks it things."""
+        with self._lock:
             self._ends[port] = end
-            return port
 
     def attach(self, port: int, queue_id: str) -> Attached:
         """Have `port` stand for a queue of the server; returns what it is. Raises E504 if there is none."""

@@ -59,7 +59,7 @@ class RemoteQueue(Queue[Item]):
         self._link = link
         self._queue_id = queue_id
         self._numbers = itertools.count(1)
-        self._port = link.add(self)
+        self._port = link.new_port()
         self._producer = Producer(link, self._port, queue_id, self, self._numbers, by_value=by_value)
         self._consumer = Consumer(link, self._port, queue_id, self._numbers, by_value=by_value)
         self._lock = threading.Condition()
@@ -67,6 +67,7 @@ class RemoteQueue(Queue[Item]):
         self._closed = False
         self._leaving = self._detached = False
         self._broken: QueueBroken | None = None
+        link.add(self._port, self)  # whole, for the link's thread asks it from now on
         try:
             attached = link.attach(self._port, queue_id)
         except BaseException:
