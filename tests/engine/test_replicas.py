@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 import sage
+from clocks import HandClock
 from engines import LocalEngine
 from sage import Operator, PipelineError, Status
 from sage.connectors import Items
@@ -20,23 +21,10 @@ MOST = 64
 ENGINE = LocalEngine()
 
 
-class Watch:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def wall(self) -> float:
-        return self.now_s
-
-
 def replicas_after(records: int, call_s: Callable[[int], float]) -> tuple[float, list[int]]:
     """When so many `records` are done in virtual time, and how many were at work at the end of each; `call_s` says how
     long a call takes beside so many others."""
-    watch, numbers = Watch(), count()
+    watch, numbers = HandClock(), count()
     replicas = Replicas(MOST, Control(), watch)
     running: list[tuple[float, int, object]] = []
     at_work = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clocks import HandClock
 from jobs.managers import ENDLESS, HEAD, QUICK, RELEASED, STUCK, Managed
 from sage.errors import UsageError
 from sage.jobs.admission import Capacity
@@ -265,22 +266,9 @@ def test_what_libraries_print_is_not_taken_for_a_message(
     assert managed.end_of(managed.submit(QUICK))["state"] == "SUCCEEDED"
 
 
-class _Hands:
-    """A clock that is put forward by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def wall(self) -> float:
-        return self.now_s
-
-
 def test_a_forecast_follows_the_clock_and_what_changes(managed: Managed) -> None:
     managed.folder.make()
-    store, clock, spec = Store(managed.folder.database), _Hands(), JobSpec(str(Path(__file__)), str(managed.where))
+    store, clock, spec = Store(managed.folder.database), HandClock(), JobSpec(str(Path(__file__)), str(managed.where))
     started = Job("00000001", spec, 0.0).changed(State.STARTING, 0.0)
     store.put(started.changed(State.RUNNING, 0.0).changed(State.SUCCEEDED, 10.0))
     store.put(replace(started, id="00000002"))

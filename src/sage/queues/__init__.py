@@ -43,7 +43,7 @@
     strategy.py         which kind joins two places
     pool.py             the descriptors of a job as one document
     handles.py          the queues that this process has open
-        turns.py            one thread at a time for each of them
+        exclusive.py        one thread at a time for each of them
     board.py            their figures, posted for other processes of the user
     overview.py         what all processes posted, put together; Prometheus text
 

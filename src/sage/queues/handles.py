@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sage.errors import QueueError
+from sage.queues.exclusive import Exclusive
 from sage.queues.queue import Queue
-from sage.queues.turns import Turns
 
 
 class Address(Protocol):
@@ -28,14 +28,14 @@ class Address(Protocol):
 
 _open: dict[tuple[str, str], tuple[Address, Queue[Any]]] = {}
 _underway: dict[tuple[str, str], Address] = {}  # being made or opened
-_turns = Turns()
+_exclusive = Exclusive()
 _lock = threading.RLock()
 _to_tell: list[Callable[[], None]] = []
 
 
 def create(address: Address, make: Callable[[], Queue[Any]]) -> Queue[Any]:
     """The queue that `make` makes. Raises E503 where this process has one of this id."""
-    with _turn(address):
+    with _alone(address):
         if find(address) is not None:
             raise QueueError("E503", f"this {address.kind} queue exists already", at=f"queue {address.queue_id}")
         return _keep(address, make())
@@ -43,7 +43,7 @@ def create(address: Address, make: Callable[[], Queue[Any]]) -> Queue[Any]:
 
 def open_(address: Address, attach: Callable[[], Queue[Any]]) -> Queue[Any]:
     """The handle this process has, or the one that `attach` brings."""
-    with _turn(address):
+    with _alone(address):
         return find(address) or _keep(address, attach())
 
 
@@ -85,10 +85,10 @@ def when_changed(call: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _turn(address: Address) -> Iterator[None]:
+def _alone(address: Address) -> Iterator[None]:
     """This thread makes or opens the handle, which may take long: nobody else is held up but who wants the same one."""
     key = address.kind, address.queue_id
-    with _turns.take(key):
+    with _exclusive.take(key):
         _underway[key] = address
         try:
             yield

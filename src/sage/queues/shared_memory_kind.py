@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from sage.errors import QueueError
 from sage.queues import handles, shared_memory_file
 from sage.queues.descriptor import Place, QueueDescriptor, check_capacity, register_kind
+from sage.queues.exclusive import Exclusive
 from sage.queues.ring_layout import UNBOUNDED
 from sage.queues.shared_memory import SharedMemoryQueue
-from sage.queues.turns import Turns
 
-_files = Turns()  # whoever closes a file gives up all locks that this process has on it: no look at one that is new
+_files = Exclusive()  # whoever closes a file gives up all locks that this process has on it: no look at one that is new
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 

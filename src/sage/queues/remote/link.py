@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from sage.errors import QueueBroken, QueueError
+from sage.queues.exclusive import Exclusive
 from sage.queues.remote.messages import Attach, Attached, Detach, Message, Refused, decode, encode
 from sage.queues.remote.stream import ACKNOWLEDGE_BYTES, ID_BYTES, NOBODY, Header, Sort, Stream, split
 from sage.queues.remote.transport import Connection, Parts
-from sage.queues.turns import Turns
 
 PATIENCE_S = 30.0
 _HEARTBEAT_S = 0.25
@@ -267,7 +267,7 @@ class _Waiting:
 
 
 _links: dict[Hashable, Link] = {}
-_turns = Turns()
+_exclusive = Exclusive()
 _links_lock = threading.Lock()
 
 
@@ -285,7 +285,7 @@ def link_to(address: tuple[str, int], key: str, *, patience_s: float = PATIENCE_
 
 def pooled(identity: Hashable, make: Callable[[], Link]) -> Link:
     """The link that this process keeps for `identity`, or the one that `make` makes; to be released once."""
-    with _turns.take(identity):
+    with _exclusive.take(identity):
         with _links_lock:
             known = _links.get(identity)
             if known is not None and not known.is_broken:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class Exclusive:
     """What has been taken, by threads of this process. One for the life of the process; a forked child begins anew."""
 
     def __init__(self) -> None:
